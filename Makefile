@@ -1,0 +1,43 @@
+# Two commands: `make compare` and `make test`. Everything they need is installed into .venv first.
+PYTHON  ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+               $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p; done) python3)
+VENV    ?= .venv
+PROFILE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo cuda12 || echo cpu)
+READY    = $(VENV)/.ready-$(PROFILE)
+RUN      = $(VENV)/bin/python
+
+.PHONY: compare test lint asv gpu clean
+
+# Check and time every kernel this machine can run (about two minutes), and write the report.
+compare: $(READY)
+	$(RUN) -m benchmarks compare --preset quick --report
+
+# The tests.
+test: $(READY)
+	$(RUN) -m pytest
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
+
+# asv's own run of its grid on this commit, with the results kept.
+asv: $(READY)
+	MACHINE=$$($(RUN) -m benchmarks machine) && \
+	$(RUN) -m asv run -E existing:$(CURDIR)/$(RUN) --machine $$MACHINE \
+	    --set-commit-hash $$(git rev-parse HEAD) $(ASV_FLAGS)
+
+# Tests, sanitizer and timings on a CUDA machine that reaches no network and has the libraries installed.
+gpu:
+	PYTHONPATH=kernels:. $(PYTHON) -m benchmarks gpu --out $(or $(OUT),gpu-results)
+
+$(READY): pyproject.toml constraints/$(PROFILE).txt
+	@$(PYTHON) -c 'import sys; sys.exit("convzoo needs Python 3.11 or later, got " + sys.version.split()[0] \
+	    + ": make PYTHON=/path/to/python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints/$(PROFILE).txt \
+	    -e '.[$(PROFILE),bench,report,test,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .asv build reports/out gpu-results

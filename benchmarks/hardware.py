@@ -1,0 +1,162 @@
+"""What this machine is: facts beside every number, and a name made from them (never the host name)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+
+def usable_cpus() -> int:
+    """Processors this process may run on: the affinity mask, cut down by a container's CPU quota."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows have no such call
+        count = os.cpu_count() or 1
+    quota = cgroup_quota()
+    return max(1, min(count, int(quota + 0.5))) if quota else count
+
+
+def cgroup_quota() -> float | None:
+    """CPUs that the control group allows, or None where there is no limit."""
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if limit == "max" else int(limit) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _proc_cpuinfo() -> dict[str, str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _cpu_name() -> str:
+    name = _proc_cpuinfo().get("model name") or platform.processor() or platform.machine()
+    return re.sub(r"\((R|TM)\)|CPU|Processor|@.*", "", name).strip()
+
+
+def _microarchitecture() -> str | None:
+    """LLVM's name for the CPU (znver5, sapphirerapids ...), which says more than many model names."""
+    try:
+        import llvmlite.binding
+
+        return llvmlite.binding.get_host_cpu_name()
+    except ImportError:
+        return None
+
+
+def _caches() -> dict[str, str]:
+    found = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind, size = ((index / n).read_text().strip() for n in ("level", "type", "size"))
+        except OSError:
+            continue
+        if kind != "Instruction":
+            found[f"L{level}"] = size
+    return found
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _governor() -> str | None:
+    try:
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
+    except OSError:
+        return None
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Name, memory, driver, clocks and power limit of each NVIDIA GPU; empty without driver or NVML."""
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    found = []
+    for i in range(pynvml.nvmlDeviceGetCount()):
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(i)
+        found.append({
+            "name": pynvml.nvmlDeviceGetName(gpu),
+            "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(gpu).total),
+            "driver": pynvml.nvmlSystemGetDriverVersion(),
+            "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+            "max_sm_clock_mhz": pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+            "power_limit_watts": _power_limit(pynvml, gpu),
+        })  # fmt: skip
+    return found
+
+
+def _power_limit(pynvml: Any, gpu: Any) -> float | None:
+    try:
+        return pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000
+    except pynvml.NVMLError:  # not told by every board
+        return None
+
+
+def facts() -> dict[str, Any]:
+    """Everything about the machine that a reader of a number needs to know."""
+    cpu = _proc_cpuinfo()
+    flags = set(cpu.get("flags", "").split())
+    return {
+        "cpu": _cpu_name(),
+        "microarchitecture": _microarchitecture(),
+        "cpu_family_model": f"{cpu.get('cpu family', '?')}/{cpu.get('model', '?')}",
+        "vector": next((v for v in ("avx512f", "avx2", "avx") if v in flags), None),
+        "cpus": os.cpu_count(),
+        "usable_cpus": usable_cpus(),
+        "cgroup_quota": cgroup_quota(),
+        "caches": _caches(),
+        "memory_bytes": _memory_bytes(),
+        "governor": _governor(),
+        "arch": platform.machine(),
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "gpus": gpus(),
+    }
+
+
+def machine_name(known: dict[str, Any] | None = None) -> str:
+    """A name from the hardware, the same after a reboot: results are published under it."""
+    f = known or facts()
+    parts = [f["cpu"], f["microarchitecture"] or f["arch"], f"{f['usable_cpus']}cpu"]
+    parts += [gpu["name"] for gpu in f["gpus"][:1]]
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")
+
+
+def warnings() -> list[str]:
+    """What would spoil timings on this machine now, one sentence each."""
+    found = []
+    cpus = usable_cpus()
+    try:
+        load = os.getloadavg()[0]
+        if load > 0.5:
+            found.append(f"other work is running: load average {load:.2f} over the last minute")
+    except (AttributeError, OSError):
+        pass
+    if (governor := _governor()) not in (None, "performance"):
+        found.append(f"the CPU frequency governor is '{governor}'; 'performance' is steadier")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        value = os.environ.get(name, "")
+        if value.isdigit() and int(value) > cpus:
+            found.append(f"{name}={value} asks for more threads than the {cpus} usable CPUs")
+    if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"):
+        found.append("NUMBA_ENABLE_CUDASIM is set: the CUDA simulator is for tests, never for timings")
+    if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK"):
+        found.append("PYTORCH_ENABLE_MPS_FALLBACK is set: MPS timings may be of the CPU")
+    return found

@@ -1,0 +1,157 @@
+"""The record of a run: one JSON Lines file, appended to as results come, and its export to asv's files.
+
+Lines, by ``kind``: ``run`` (first; the machine, the code, the settings), ``skip`` (a cell that could not
+run, and why), ``round`` (one cell in one round), ``cell`` (what all rounds of a cell say together) and
+``end``. Schema ``convzoo.record/1``; a reader refuses a newer one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+SCHEMA = "convzoo.record/1"
+SUITE = 1  # raised when the meaning of a number changes; numbers of different suites never mix
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Record:
+    """An open record; every line reaches the disk before ``add`` returns."""
+
+    def __init__(self, path: Path, header: dict[str, Any]):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("x", encoding="utf-8")
+        self.add({"schema": SCHEMA, "kind": "run", **header})
+
+    def add(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a record; a last line that was cut off is left out. ValueError for a newer schema."""
+    with path.open(encoding="utf-8") as lines:
+        for number, text in enumerate(lines, 1):
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError as error:
+                if text.endswith("\n"):
+                    raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
+                return
+            if number == 1 and line.get("schema") != SCHEMA:
+                raise ValueError(f"{path}: schema must be {SCHEMA}, got {line.get('schema')!r}")
+            yield line
+
+
+def commit() -> dict[str, Any]:
+    """The commit that is measured and whether the tree differs from it.
+
+    From git, or where there is no .git from CONVZOO_COMMIT or a file named COMMIT at the root.
+    """
+    told = os.environ.get("CONVZOO_COMMIT") or _first_line(ROOT / "COMMIT")
+    try:
+        head = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--", "kernels", "benchmarks", "pyproject.toml")
+        return {"commit": head, "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": told or "unknown", "dirty": told is None}
+
+
+def _first_line(path: Path) -> str | None:
+    try:
+        return path.read_text().split()[0]
+    except (OSError, IndexError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def new_path(folder: Path, machine: str, preset: str) -> Path:
+    """records/<machine>/<UTC time>-<preset>.jsonl, a name no other run of this second has."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    path, n = folder / machine / f"{stamp}-{preset}.jsonl", 1
+    while path.exists():
+        path, n = folder / machine / f"{stamp}-{preset}-{n}.jsonl", n + 1
+    return path
+
+
+def export_to_asv(path: Path, results: Path) -> Path:
+    """Write the cells of a record as an asv result file, through asv's own classes.
+
+    The environment is named ``convzoo-compare-py<version>``, so that asv never joins these numbers with
+    a series that its own runs measured. ValueError for a record of a dirty tree: asv files by commit.
+    """
+    from itertools import product
+
+    from asv.results import Results
+    from asv.runner import BenchmarkResult
+
+    lines = list(read(path))
+    run, cells = lines[0], [line for line in lines if line["kind"] == "cell"]
+    if run["dirty"]:
+        raise ValueError(
+            f"{path}: asv files results by commit, and this run was of an uncommitted tree"
+        )
+    version = ".".join(run["hardware"]["python"].split(".")[:2])
+    params = asv_machine(run["machine"], run["hardware"]) | {"python": version}
+    moment = datetime.fromisoformat(run["commit_date"] or run["started"])
+    stamp = int(moment.timestamp() * 1000)
+    env = f"convzoo-compare-py{version}"
+    filed = Results(params, {}, run["commit"], stamp, version, env, {})
+    for scenario in sorted({c["scenario"] for c in cells}):
+        mine = {(c["kernel"], c["problem"]): c for c in cells if c["scenario"] == scenario}
+        axes = [sorted({k for k, _ in mine}), sorted({q for _, q in mine})]
+        rounds = [mine.get(key, {}).get("round_seconds") for key in product(*axes)]
+        benchmark = {
+            "name": f"bench_conv2d.Conv2dKernels.kernel_{scenario}",
+            "params": [[repr(v) for v in axis] for axis in axes],
+            "version": str(SUITE),
+            "type": "time",
+        }
+        result = BenchmarkResult(
+            result=[True if r else None for r in rounds], samples=rounds,
+            number=[1 if r else None for r in rounds], errcode=0, stderr="", profile=None,
+        )  # fmt: skip
+        started = datetime.fromisoformat(run["started"])
+        filed.add_result(benchmark, result, started_at=started, duration=0.0, record_samples=True)
+    filed.save(str(results))
+    return results / run["machine"]
+
+
+def asv_machine(name: str, hardware: dict[str, Any]) -> dict[str, str]:
+    """The machine as asv describes one; keys asv does not know become facets of its site."""
+    gpus = hardware.get("gpus") or []
+    return {
+        "machine": name,
+        "os": hardware["os"],
+        "arch": hardware["arch"],
+        "cpu": f"{hardware['cpu']} ({hardware['microarchitecture']})",
+        "num_cpu": str(hardware["usable_cpus"]),
+        "ram": f"{(hardware['memory_bytes'] or 0) / 2**30:.0f}GiB",
+        "gpu": gpus[0]["name"] if gpus else "none",
+    }
+
+
+def commit_date(commit: str) -> str | None:
+    try:
+        return _git("show", "-s", "--format=%cI", commit)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def command() -> list[str]:
+    return ["python", "-m", "benchmarks", *sys.argv[1:]]

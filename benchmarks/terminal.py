@@ -1,0 +1,117 @@
+"""What a person sees: progress on standard error, tables on standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+from .compare import Cell, skips
+
+
+def console(stderr: bool = False) -> Any:
+    """A rich console; it goes plain by itself for a pipe, and obeys NO_COLOR."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 140, highlight=False)
+
+
+@contextlib.contextmanager
+def progress(total: int, quiet: bool) -> Iterator[Any]:
+    """Yields step(text): a bar with the time left on a terminal, a line every five seconds elsewhere."""
+    if quiet:
+        yield lambda text: None
+        return
+    if not sys.stderr.isatty():
+        yield _PlainProgress(total)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+
+        def step(text: str) -> None:
+            bar.update(task, advance=1, description=text[:60].ljust(60))
+
+        yield step
+
+
+class _PlainProgress:
+    def __init__(self, total: int):
+        self._total, self._done, self._begin, self._said = total, 0, monotonic(), 0.0
+
+    def __call__(self, text: str) -> None:
+        self._done += 1
+        now = monotonic()
+        if now - self._said > 5:
+            left = (now - self._begin) / self._done * (self._total - self._done)
+            print(
+                f"{self._done}/{self._total} {text}, about {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._said = now
+
+
+def seconds_text(seconds: float) -> str:
+    """Three significant digits with the unit that fits: 812 us, 1.23 ms."""
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def bytes_text(count: float) -> str:
+    for factor, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count:.0f} B" if count else "-"
+
+
+def compare_tables(
+    lines: list[dict[str, Any]], baseline: str | None, machine: str, threads: int
+) -> None:
+    """One table per problem and scenario, fastest first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    for problem, scenario in dict.fromkeys((x["problem"], x["scenario"]) for x in lines):
+        mine = [x for x in lines if (x["problem"], x["scenario"]) == (problem, scenario)]
+        mine.sort(key=lambda x: x.get("seconds", float("inf")))
+        name = f" ({mine[0]['layer']})" if mine[0]["layer"] != problem else ""
+        title = f"{problem}{name}, {scenario}, {mine[0]['flops'] / 1e6:.4g} MFLOP, {threads} threads, {machine}"
+        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        headings = ("time", "interval", "GFLOP/s", f"x {baseline}", "err u·A", "guarantee", "workspace")
+        table.add_column("kernel")
+        for heading in headings:
+            table.add_column(heading, justify="left" if heading == "guarantee" else "right")
+        for i, x in enumerate(mine):
+            if x["status"] != "ok":
+                table.add_row(x["kernel"], Text(x["status"], style="bold red"), x["why"][:60])
+                continue
+            speed = f"{x['vs_baseline']:.2f}" if "vs_baseline" in x else "-"
+            table.add_row(
+                x["kernel"], seconds_text(x["seconds"]),
+                f"{seconds_text(x['low'])} - {seconds_text(x['high'])}", f"{x['gflops_per_s']:.4g}",
+                speed, f"{x['error']['score']:.2g}", x["accuracy"], bytes_text(x["workspace"]),
+                style="bold" if i == 0 else None,
+            )  # fmt: skip
+        out.print(table)
+        out.print()
+
+
+def skip_list(cells: list[Cell]) -> None:
+    """Why cells have no time, a line for each reason; what went wrong stands out."""
+    out = console()
+    for (status, why), found in skips(cells).items():
+        kernels = sorted({c.kernel for c in found})
+        who = ", ".join(kernels[:4]) + (f" and {len(kernels) - 4} more" if len(kernels) > 4 else "")
+        style = None if status in ("unsupported", "unavailable") else "bold red"
+        out.print(f"{len(found)} {status}: {why} ({who})", style=style, markup=False, soft_wrap=True)

@@ -1,0 +1,141 @@
+"""File names are the registry: ``kernels/convzoo/<folder>/<idea>.py`` is the kernel ``<backend>/<idea>``.
+
+A folder may serve several backends (``torch`` serves torch_cpu, torch_cuda and torch_mps). Files that
+begin with ``_`` are building blocks, not kernels. What a kernel declares is read from its file without
+importing it.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import fnmatch
+import importlib
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .backends import BACKENDS, Backend
+from .plan import Plan, Unavailable, Unsupported
+from .problem import Conv2d
+from .reference import ACCURACIES
+
+ROOT = Path(__file__).resolve().parent
+ALGORITHMS = ("direct", "gemm", "winograd", "fft")
+DEFAULTS = {
+    "ALGORITHM": "direct",
+    "ACCURACY": "elementwise",
+    "MAX_FLOPS": None,
+    "DTYPES": ("float32", "float64"),
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel on one backend; ``plan`` is the only thing that imports its file."""
+
+    name: str
+    backend: Backend = field(compare=False)
+    path: Path = field(compare=False)
+    algorithm: str
+    accuracy: str
+    max_flops: float | None
+    dtypes: tuple[str, ...]
+    doc: str = field(repr=False)
+
+    @property
+    def headline(self) -> str:
+        return self.doc.strip().splitlines()[0]
+
+    def module(self) -> ModuleType:
+        """The kernel's file, imported whether or not this machine can run it."""
+        return importlib.import_module(f"convzoo.{self.path.parent.name}.{self.path.stem}")
+
+    def plan(self, p: Conv2d) -> Plan:
+        """Compile and lay out everything that depends on shapes alone. Raises Unsupported."""
+        if p.dtype not in self.dtypes:
+            raise Unsupported(f"needs {' or '.join(self.dtypes)}, got {p.dtype}")
+        if refusal := self.backend.refuses(p):
+            raise Unsupported(refusal)
+        if 0 in (*p.x_shape, *p.w_shape):
+            return self._empty_sum(p)
+        with self.backend.planning():
+            return self.module().plan(p)
+
+    def _empty_sum(self, p: Conv2d) -> Plan:
+        """y when there is nothing to sum: the bias, or zero, in whatever shape is asked for."""
+        import numpy as np
+
+        from .reference import host_dtype
+
+        def pack(w: Any, b: Any) -> Any:
+            y = np.zeros(p.y_shape, host_dtype(p))
+            if b is not None and p.K:
+                b = self.backend.to_host(b)
+                y += b if p.layout == "nhwc" else b[:, None, None]
+            return y
+
+        return Plan(lambda x, y: self.backend.to_device(y), pack=pack)
+
+
+@lru_cache(maxsize=1)
+def _catalog() -> dict[str, Kernel]:
+    found = {}
+    for backend in BACKENDS.values():
+        for path in sorted((ROOT / backend.folder).glob("[!_]*.py")):
+            kernel = read(path, backend)
+            found[kernel.name] = kernel
+    return found
+
+
+def read(path: Path, backend: Backend) -> Kernel:
+    """What the kernel file at ``path`` declares, without importing it. ValueError if it is malformed."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    declared = dict(DEFAULTS)
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            constant = node.targets[0].id
+            if constant in DEFAULTS:
+                try:
+                    declared[constant] = ast.literal_eval(node.value)
+                except ValueError:
+                    raise ValueError(f"{path}: {constant} must be a literal constant") from None
+    for constant, choices in (("ALGORITHM", ALGORITHMS), ("ACCURACY", ACCURACIES)):
+        if declared[constant] not in choices:
+            raise ValueError(f"{path}: {constant} must be one of {choices}, got {declared[constant]!r}")
+    return Kernel(
+        f"{backend.name}/{path.stem}", backend, path, declared["ALGORITHM"], declared["ACCURACY"],
+        declared["MAX_FLOPS"], tuple(declared["DTYPES"]), ast.get_docstring(tree) or "",
+    )  # fmt: skip
+
+
+def names(*patterns: str) -> list[str]:
+    """Names of all kernels, or of those that match any glob (``numba/*``); usable here or not."""
+    every = list(_catalog())
+    if not patterns:
+        return every
+    return [name for name in every if any(fnmatch.fnmatchcase(name, g) for g in patterns)]
+
+
+def find(name: str) -> Kernel:
+    """The kernel of that name, whether or not this machine can run it. ValueError for an unknown name."""
+    if not isinstance(name, str):
+        raise TypeError(f"conv2d: kernel must be a name, got {type(name).__name__}")
+    try:
+        return _catalog()[name]
+    except KeyError:
+        near = difflib.get_close_matches(name, _catalog(), n=3, cutoff=0.4)
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        raise ValueError(
+            f"conv2d: kernel must be 'auto' or one of convzoo.names(), got {name!r}{hint}"
+        ) from None
+
+
+def load(name: str) -> Kernel:
+    """The kernel of that name. Raises Unavailable, before its file is imported, where it cannot run."""
+    kernel = find(name)
+    if reason := kernel.backend.why_not():
+        raise Unavailable(f"{name} {reason}")
+    return kernel

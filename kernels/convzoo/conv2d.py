@@ -1,0 +1,199 @@
+"""``conv2d`` and ``prepare``: one front door for every kernel, and the choice behind kernel="auto"."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from . import arguments, catalog
+from .backends import BACKENDS
+from .plan import Plan, Unavailable, Unsupported
+from .problem import Conv2d
+
+CACHED = 256  # plans and call signatures that are kept; the oldest goes first
+
+
+def conv2d(
+    x: Any, w: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1, layout: str = "nchw", kernel: str = "auto",
+) -> Any:  # fmt: skip
+    """The convolution of ``x`` with ``w``, as ``torch.nn.functional.conv2d`` defines it.
+
+    x is (N, C, H, W), or (N, H, W, C) with ``layout="nhwc"``; w is (K, C/groups, R, S); bias is (K,);
+    the result is (N, K, P, Q) or (N, P, Q, K), fresh, C-contiguous, in the dtype of x (float32 or
+    float64). ``stride``, ``dilation``: an int or (h, w). ``padding``: an int, (h, w), ((top, bottom),
+    (left, right)), "same" or "valid". ``kernel``: a name from ``convzoo.names()``, or "auto".
+
+    Arrays of the kernel's own library go in and come out without a copy; NumPy arrays are accepted by
+    every kernel and come back as NumPy. Raises TypeError or ValueError for wrong arguments, Unavailable
+    where this machine cannot run the kernel, Unsupported where the kernel cannot do the problem.
+    """
+    call = None
+    try:
+        key = (
+            type(x), x.shape, x.dtype, type(w), w.shape, w.dtype,
+            bias if bias is None else (type(bias), bias.shape, bias.dtype),
+            _exact(stride), _exact(padding), _exact(dilation), _exact(groups), layout, kernel,
+            getattr(x, "device", None),
+        )  # fmt: skip
+        call = _calls.get(key)
+    except (AttributeError, TypeError):
+        key = None  # not hashable, or no array at all: the validator has the words for it
+    if call is None:
+        p = arguments.check(x, w, bias, stride, padding, dilation, groups, layout)
+        call = _call(x, p, kernel, "eager")
+        if key is not None:
+            _remember(_calls, key, call)
+    x, w, b = call.take(x, w, bias)
+    plan = call.plan
+    y = plan.run(x, plan.pack(w, b))
+    return call.give(y)
+
+
+def prepare(
+    w: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1, layout: str = "nchw", kernel: str = "auto",
+) -> Layer:  # fmt: skip
+    """A layer with these weights: ``layer(x)`` is conv2d(x, w, ...) with the weights packed only once.
+
+    The weights are copied now, so later changes of ``w`` do not show. Raises what conv2d raises; what
+    depends on x is found at the first call with an x of that shape.
+    """
+    arguments.check_layer(w, bias, stride, padding, dilation, groups, layout)
+    if kernel != "auto":
+        catalog.load(kernel)
+    options = (stride, padding, dilation, groups, layout)
+    return Layer(_copy(w), None if bias is None else _copy(bias), options, kernel)
+
+
+def _copy(a: Any) -> Any:
+    owner = arguments.library(a)
+    if owner == "torch":
+        return a.clone()
+    if owner == "numba_cuda":
+        return BACKENDS[owner].to_device(a.copy_to_host())
+    return a.copy()
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A plan and the way into and out of its library for one kind of array."""
+
+    plan: Plan
+    backend: Any
+    foreign: bool  # NumPy arrays for a kernel of another library: copied there and back
+
+    def take(self, *arrays: Any) -> tuple:
+        if self.foreign:
+            return tuple(None if a is None else self.backend.to_device(a) for a in arrays)
+        take = self.backend.take
+        x, w, b = arrays
+        return (take("x", x), take("w", w), None if b is None else take("bias", b))
+
+    def give(self, y: Any) -> Any:
+        if self.foreign:
+            self.backend.synchronize()
+            return self.backend.to_host(y)
+        return y
+
+
+class Layer:
+    """What ``prepare`` returns: weights packed once per shape of x, then ``layer(x)`` runs."""
+
+    def __init__(self, w: Any, bias: Any, options: tuple, kernel: str):
+        self._w, self._bias, self._options, self._kernel = w, bias, options, kernel
+        self._packed: dict[Any, tuple[_Call, Any]] = {}
+
+    def __call__(self, x: Any) -> Any:
+        """The convolution of x with this layer's weights; as ``conv2d``, raises what it raises."""
+        try:
+            key = (type(x), x.shape, x.dtype, getattr(x, "device", None))
+            found = self._packed.get(key)
+        except (AttributeError, TypeError):
+            key = found = None
+        if found is None:
+            p = arguments.check(x, self._w, self._bias, *self._options)
+            call = _call(x, p, self._kernel, "packed")
+            _, w, b = call.take(x, self._w, self._bias)
+            found = (call, call.plan.pack(w, b))
+            if key is not None:
+                _remember(self._packed, key, found)
+        call, weights = found
+        x = call.backend.to_device(x) if call.foreign else call.backend.take("x", x)
+        return call.give(call.plan.run(x, weights))
+
+
+def _exact(value: Any) -> Any:
+    """``value`` as part of a cache key; True, 1.0 and np.int64(1) must not pass for a cached 1."""
+    kind = type(value)
+    if kind is int or kind is str:
+        return value
+    if kind is tuple:
+        return tuple([_exact(v) for v in value])
+    raise TypeError
+
+
+_lock = threading.Lock()
+_calls: dict[Any, _Call] = {}
+_plans: dict[Any, Plan] = {}
+
+
+def _remember(cache: dict, key: Any, value: Any) -> None:
+    with _lock:
+        while len(cache) >= CACHED:
+            del cache[next(iter(cache))]
+        cache[key] = value
+
+
+def plan(p: Conv2d, kernel: str) -> Plan:
+    """The plan of a named kernel for ``p``, made once per problem and kernel."""
+    found = _plans.get((p, kernel))
+    if found is None:
+        found = catalog.load(kernel).plan(p)
+        _remember(_plans, (p, kernel), found)
+    return found
+
+
+def _call(x: Any, p: Conv2d, kernel: str, scenario: str) -> _Call:
+    owner = arguments.library(x)
+    if kernel == "auto":
+        chosen, ready = _choose(p, x, owner, scenario)
+        return _Call(ready, catalog.find(chosen).backend, False)
+    backend = catalog.find(kernel).backend
+    if owner not in ("numpy", backend.library):
+        raise TypeError(
+            f"conv2d: x must be a {backend.library} or numpy array for {kernel}, got {owner}"
+        )
+    catalog.load(kernel)
+    return _Call(plan(p, kernel), backend, owner != backend.library)
+
+
+def _choose(p: Conv2d, x: Any, owner: str | None, scenario: str) -> tuple[str, Plan]:
+    """The first kernel of the written rule that can run here and do this problem."""
+    reasons = []
+    for name in rule(p, owner, getattr(getattr(x, "device", None), "type", "cpu"), scenario):
+        try:
+            return name, plan(p, name)
+        except (Unavailable, Unsupported) as reason:
+            reasons.append(f"{name}: {reason}")
+    raise Unsupported(f"conv2d: no kernel for {p} on {owner} arrays; " + "; ".join(reasons))
+
+
+def rule(p: Conv2d, owner: str | None, device: str, scenario: str) -> list[str]:
+    """The written rule behind kernel="auto": names in the order in which they are tried.
+
+    The library of the arrays decides the family; within it the rule follows recorded results.
+    """
+    if owner == "torch":
+        if device != "cpu":
+            return [f"torch_{device}/builtin"]
+        first = "packed" if scenario == "packed" else "builtin"
+        return [f"torch_cpu/{first}", "torch_cpu/builtin"]
+    if owner == "cupy":
+        return ["cupy/im2col", "cupy/shifted", "cupy/raw_naive"]
+    if owner == "numba_cuda":
+        return ["numba_cuda/shared_tile", "numba_cuda/coalesced", "numba_cuda/naive"]
+    if p.groups > 1:
+        return ["numba/direct", "numba/parallel", "numpy/shifted", "numpy/windows"]
+    return ["numba/direct", "numba/im2col", "numpy/im2col", "numpy/shifted"]

@@ -1,0 +1,261 @@
+"""What is right: test data, the float64 oracle, the error each guarantee allows, and the verdict.
+
+The same verdict judges a kernel in the tests, on the command line and around every timed run.
+
+Guarantees, strongest first; each bound contains the one before it, so they are nested:
+    elementwise  every output within gamma_n * (|x| conv |w| + |b|), n = products and bias in one output
+                 (Higham, Accuracy and Stability of Numerical Algorithms, 2e, section 3.1; any order of
+                 summation, FMA included; float64 is allowed twice that, the oracle being float64 too),
+                 and bit-equal on integer data for which every order of summation is exact
+    normwise     the error of a whole plane in units of the norms of the planes, which FFT and Winograd
+                 keep: (9 log2(L) + C/G) u * sum over c of |x_c|_2 |w_kc|_2, L the padded plane's size
+                 (form: Higham, section 24.1; the constant 9 is this project's own, measured)
+    tf32         float32 sums of products of inputs rounded to 11 bits
+    half         float32 sums of products of float16 (11 bits) or bfloat16 (8 bits)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .problem import Conv2d
+
+ACCURACIES = ("elementwise", "normwise", "tf32", "half")
+UNIT = {"float32": 2.0**-24, "float64": 2.0**-53, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+TINY = {"float32": 2.0**-126, "float64": 2.0**-1022, "float16": 2.0**-24, "bfloat16": 2.0**-126}
+WIDEST = {"float32": 4095, "float64": 2**30 - 1, "float16": 2047, "bfloat16": 255}
+EXACT_TAPS = {"float32": 4000, "float64": 2**22, "float16": 4000, "bfloat16": 4000}
+
+
+def host_dtype(p: Conv2d) -> np.dtype:
+    """The NumPy dtype that holds this problem's values; bfloat16 is float32, already rounded."""
+    return np.dtype("float32" if p.dtype == "bfloat16" else p.dtype)
+
+
+def inputs(
+    p: Conv2d, seed: int, tier: str = "random", accuracy: str = "elementwise"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """x, w and b (None without bias) for one problem; the same seed gives the same data everywhere.
+
+    ``tier="random"``: standard normal x, He-normal w. ``tier="exact"``: odd integers so wide that a
+    kernel which rounds its inputs is seen, so small that every partial sum is exact in any order; even
+    seeds put the wide integers in x and +-1 in w, odd seeds the other way round. ``tier="integers"``:
+    x in -3..3, w in -1..1, for kernels that transform their inputs.
+    """
+    rng = np.random.default_rng([seed, sum(str(p).encode())])
+    dtype = host_dtype(p)
+    if tier == "random":
+        draw = np.float64 if p.dtype == "float64" else np.float32
+        x = rng.standard_normal(p.x_shape, draw)
+        w = rng.standard_normal(p.w_shape, draw) * draw(math.sqrt(2 / max(1, p.taps)))
+        b = rng.standard_normal(p.K, draw)
+        if p.dtype == "bfloat16":
+            x, w, b = (_round_to_bits(a, 8) for a in (x, w, b))
+    elif tier == "integers":
+        x, w = rng.integers(-3, 4, p.x_shape), rng.integers(-1, 2, p.w_shape)
+        b = rng.integers(-3, 4, p.K)
+    elif tier == "exact":
+        widest = min(WIDEST[p.dtype], 2047 if accuracy == "tf32" else 2**62)
+        wide, narrow = (p.x_shape, p.w_shape) if seed % 2 == 0 else (p.w_shape, p.x_shape)
+        odd = 2 * rng.integers(-(widest // 2) - 1, widest // 2 + 1, wide) + 1
+        signs = 2 * rng.integers(0, 2, narrow) - 1
+        x, w = (odd, signs) if seed % 2 == 0 else (signs, odd)
+        if p.taps > EXACT_TAPS[p.dtype]:  # so many terms would leave the exact range
+            ranks = rng.permuted(np.tile(np.arange(p.taps), (p.K, 1)), axis=1)
+            w = w * (ranks < EXACT_TAPS[p.dtype]).reshape(w.shape)
+        b = rng.integers(-2048, 2049, p.K)
+    else:
+        raise ValueError(f"tier must be 'random', 'exact' or 'integers', got {tier!r}")
+    return x.astype(dtype), w.astype(dtype), (b.astype(dtype) if p.bias else None)
+
+
+def _round_to_bits(a: np.ndarray, bits: int) -> np.ndarray:
+    """float32 values rounded to ``bits`` significant bits (8 is bfloat16, 11 is TF32), ties to even."""
+    drop = 24 - bits
+    i = np.ascontiguousarray(a, np.float32).view(np.uint32).astype(np.uint64)
+    i = (i + (1 << (drop - 1)) - 1 + ((i >> drop) & 1)) & ~np.uint64((1 << drop) - 1)
+    return i.astype(np.uint32).view(np.float32)
+
+
+def correlate(p: Conv2d, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """The sum over c, r, s in float64, without bias; x in the layout of p, result (N, K, P, Q)."""
+    x = np.asarray(x, np.float64)
+    if p.layout == "nhwc":
+        x = x.transpose(0, 3, 1, 2)
+    top, bottom, left, right = p.padding
+    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    G, P, Q = p.groups, p.P, p.Q
+    grouped = np.asarray(w, np.float64).reshape(G, p.K // G, p.C // G, p.R, p.S)
+    y = np.zeros((p.N, G, p.K // G, P * Q))
+    for r in range(p.R):
+        for s in range(p.S):
+            h, v = r * p.dilation[0], s * p.dilation[1]
+            h_end, v_end = h + (P - 1) * p.stride[0] + 1, v + (Q - 1) * p.stride[1] + 1
+            taps = x[:, :, h : h_end : p.stride[0], v : v_end : p.stride[1]]
+            y += grouped[:, :, :, r, s] @ taps.reshape(p.N, G, p.C // G, P * Q)
+    return y.reshape(p.N, p.K, P, Q)
+
+
+def oracle(p: Conv2d, x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.ndarray:
+    """y in float64, in the layout of p; written for this project, checked against two libraries."""
+    y = correlate(p, x, w)
+    if b is not None:
+        y += np.asarray(b, np.float64)[:, None, None]
+    return _in_layout(p, y)
+
+
+def _in_layout(p: Conv2d, y: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(y.transpose(0, 2, 3, 1)) if p.layout == "nhwc" else y
+
+
+def magnitude(p: Conv2d, x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.ndarray:
+    """A = |x| conv |w| + |b| in float64, the scale of every elementwise bound."""
+    return oracle(p, np.abs(x), np.abs(w), None if b is None else np.abs(b))
+
+
+def allowed(p: Conv2d, x: np.ndarray, w: np.ndarray, A: np.ndarray, accuracy: str) -> np.ndarray:
+    """The largest error of each output that ``accuracy`` allows, in the layout of p."""
+    u = UNIT[p.dtype] if p.dtype in ("float32", "float64") else UNIT["float32"]
+    n = p.taps + p.bias
+    gamma = n * u / (1 - n * u)
+    bound = gamma * A * (2 if p.dtype == "float64" else 1) + n * TINY[p.dtype]
+    if accuracy == "elementwise":
+        return bound
+    bound = np.maximum(bound, _normwise(p, x, w, u))
+    for name, u_in in (("tf32", 2.0**-11), ("half", UNIT[p.dtype])):
+        if accuracy in ("tf32", "half"):
+            rounded = ((1 + u_in) ** 2 * (1 + gamma) - 1) * A + n * TINY[p.dtype]
+            bound = np.maximum(bound, rounded)
+        if accuracy == name:
+            break
+    return bound + (UNIT[p.dtype] * A if p.dtype in ("float16", "bfloat16") else 0)
+
+
+def _normwise(p: Conv2d, x: np.ndarray, w: np.ndarray, u: float) -> np.ndarray:
+    spatial = (1, 2) if p.layout == "nhwc" else (2, 3)
+    G = p.groups
+    x_norms = np.sqrt((x.astype(np.float64) ** 2).sum(axis=spatial)).reshape(p.N, G, p.C // G)
+    w_norms = np.sqrt((w.astype(np.float64) ** 2).sum(axis=(2, 3))).reshape(G, p.K // G, p.C // G)
+    sums = np.einsum("ngc,gkc->ngk", x_norms, w_norms).reshape(p.N, p.K)
+    L = 4 * max(2, p.padded[0] * p.padded[1])  # a transform may round both sides up to a power of 2
+    planes = (9 * math.log2(L) + p.C // G) * u * sums
+    return planes[:, None, None, :] if p.layout == "nhwc" else planes[:, :, None, None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``ok``, or why not; errors are absolute, ``score`` is the largest error in units of u * A."""
+
+    ok: bool
+    why: str = ""
+    max_error: float = 0.0
+    mean_error: float = 0.0
+    score: float = 0.0
+    budget: float = 0.0  # largest share of the allowed error that was used
+
+
+def judge(
+    y: Any, p: Conv2d, x: np.ndarray, w: np.ndarray, b: np.ndarray | None,
+    *, accuracy: str, tier: str = "random",
+) -> Verdict:  # fmt: skip
+    """The verdict on one host output for known inputs. Never raises on a bad output."""
+    if not isinstance(y, np.ndarray):
+        return Verdict(False, f"y is {type(y).__name__}, not an array")
+    if y.shape != p.y_shape or y.dtype != host_dtype(p):
+        return Verdict(False, f"y is {y.dtype} {y.shape}, must be {host_dtype(p)} {p.y_shape}")
+    if not y.flags.c_contiguous or not y.flags.writeable:
+        return Verdict(False, "y must be C-contiguous and writable")
+    y64 = oracle(p, x, w, b)
+    A = magnitude(p, x, w, b)
+    limit = allowed(p, x, w, A, accuracy)
+    with np.errstate(invalid="ignore"):
+        error = np.abs(y - y64)
+    if tier == "exact" and accuracy == "elementwise":
+        limit = np.zeros_like(limit)
+    elif tier == "integers":
+        limit = np.minimum(limit, 0.5)
+    bad = ~(error <= limit)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        score = np.nan_to_num(error / (UNIT[p.dtype] * A), nan=0.0).max(initial=0)
+        budget = np.nan_to_num(error / limit, nan=0.0).max(initial=0)
+    why = _describe(bad, y, y64, limit, accuracy, tier) if bad.any() else ""
+    return Verdict(
+        not why, why, float(error.max(initial=0)), float(error.mean()) if error.size else 0.0,
+        float(score), float(budget),
+    )  # fmt: skip
+
+
+def _describe(
+    bad: np.ndarray, y: np.ndarray, y64: np.ndarray, limit: np.ndarray, accuracy: str, tier: str
+) -> str:
+    with np.errstate(invalid="ignore"):
+        excess = np.where(bad, np.abs(y - y64) - limit, -1.0)
+    excess = np.where(bad & ~np.isfinite(excess), np.inf, excess)
+    worst = np.unravel_index(int(excess.argmax()), y.shape)
+    at = ", ".join(str(int(i)) for i in worst)
+    rule = "not exact on integer data" if tier == "exact" and accuracy == "elementwise" else (
+        f"outside the {accuracy} bound"
+    )  # fmt: skip
+    return (
+        f"{int(bad.sum())} of {bad.size} outputs {rule}; worst at [{at}]: got {y[worst]:.9g}, "
+        f"expected {y64[worst]:.9g} within {limit[worst]:.3g}"
+    )
+
+
+@lru_cache(maxsize=4)
+def _inputs_once(p: Conv2d, seed: int, tier: str, accuracy: str) -> tuple:
+    arrays = inputs(p, seed, tier, accuracy)
+    for a in arrays:
+        if a is not None:
+            a.flags.writeable = False
+    return arrays
+
+
+def examine(kernel: Any, p: Conv2d, seed: int = 0, plan: Any = None) -> Verdict:
+    """Plan ``p`` with ``kernel`` (or take ``plan``), run it three times and give the verdict.
+
+    Three runs, so that a memoised answer, a shared workspace, a reused output, a changed input and an
+    output that aliases an input are all seen: exact data; random data in the same x buffer with other
+    weights; the exact data again, after both earlier outputs were overwritten with NaN. Raises what
+    the kernel raises.
+    """
+    plan = kernel.plan(p) if plan is None else plan
+    backend, accuracy = kernel.backend, kernel.accuracy
+    first = "exact" if accuracy == "elementwise" else "integers"
+    exact = _inputs_once(p, seed, first, accuracy)
+    random = _inputs_once(p, seed + 1, "random", accuracy)
+    x, w, b = (None if a is None else backend.to_device(a) for a in exact)
+    x_buffer, w2, b2 = x, *(None if a is None else backend.to_device(a) for a in random[1:])
+    weights = plan.pack(w, b)
+    y1 = plan.run(x, weights)
+    found = judge(kept := _home(backend, y1), p, *exact, accuracy=accuracy, tier=first)
+    if not found.ok:
+        return found
+    backend.overwrite(x_buffer, random[0])
+    y2 = plan.run(x_buffer, plan.pack(w2, b2))
+    score = judge(_home(backend, y2), p, *random, accuracy=accuracy)
+    if not score.ok:
+        return score
+    if not np.array_equal(_home(backend, y1), kept):
+        return Verdict(False, "a second call overwrote the first call's output")
+    for y in (y1, y2):
+        backend.overwrite(y, np.full(p.y_shape, np.nan, host_dtype(p)))
+    backend.overwrite(x_buffer, exact[0])
+    y3 = _home(backend, plan.run(x_buffer, weights))
+    again = judge(y3, p, *exact, accuracy=accuracy, tier=first)
+    if not again.ok:
+        return Verdict(False, "a later call went wrong: " + again.why)
+    for name, array, want in zip(("x", "w", "b"), (x_buffer, w, b), exact, strict=True):
+        if array is not None and not np.array_equal(backend.to_host(array), want):
+            return Verdict(False, f"{name} was changed by the call")
+    return score
+
+
+def _home(backend: Any, y: Any) -> Any:
+    backend.synchronize()
+    return backend.to_host(y) if backend.owns(y) else y
