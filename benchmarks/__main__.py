@@ -134,12 +134,12 @@ def check(args: argparse.Namespace) -> int:
     names = chosen(args.kernels or ["*"])
     rows: list[dict[str, Any]] = []
     try:
-        with progress(len(names) * len(layers), quiet=args.json) as step:
+        with progress(len(names) * len(layers), quiet=args.json) as bar:
             for name in names:
                 for layer in layers:
                     p = layer.problem
                     row: dict[str, Any] = {"kernel": name, "problem": str(p), "status": "ok", "why": ""}
-                    step(f"{name} {p}")
+                    bar.step(f"{name} {p}")
                     try:
                         kernel = load(name)
                         refuse_to_check(kernel, p)
@@ -229,11 +229,8 @@ def compare(args: argparse.Namespace) -> int:
     if state["dirty"]:
         print("note: the tree has uncommitted changes; the record says so", file=sys.stderr)
     quiet = args.quiet or args.json
-    with terminal.progress(len(cells) * preset.rounds[0], quiet) as step:
-        sweep = sweeping.Sweep(
-            cells, preset, threads, args.seed, log, args.timeout, args.raw,
-            lambda i, cell: step(f"round {i + 1}: {cell.kernel} {cell.layer.name}"),
-        )  # fmt: skip
+    with terminal.progress(len(cells) * preset.rounds[0], quiet) as bar:
+        sweep = sweeping.Sweep(cells, preset, threads, args.seed, log, args.timeout, args.raw, bar)
         sweep.run()
     baseline = args.baseline or sweeping.default_baseline(cells)
     lines = sweep.summarize(baseline)
@@ -264,7 +261,7 @@ def _report(path: Path) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     if done.returncode:
         print(f"the report could not be written: {done.stderr.strip()}", file=sys.stderr)
-    return done.stdout.split()
+    return done.stdout.splitlines()
 
 
 def doctor(args: argparse.Namespace) -> int:

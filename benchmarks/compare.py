@@ -99,7 +99,7 @@ class Worker:
     """A process that serves one backend; stopped whenever it is not asked."""
 
     def __init__(self, backend: str, threads: int):
-        environment = os.environ | thread_environment(threads) | {"PYTHONPATH": _python_path()}
+        environment = os.environ | thread_environment(threads) | {"PYTHONPATH": python_path()}
         command = [sys.executable, "-m", "benchmarks.worker", backend]
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=environment, text=True,
@@ -166,7 +166,7 @@ class Worker:
                     stream.close()
 
 
-def _python_path() -> str:
+def python_path() -> str:
     """The tree this coordinator runs from, so that workers import the same code, installed or not."""
     found = [str(ROOT / "kernels"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return os.pathsep.join(filter(None, found))
@@ -197,6 +197,8 @@ class Sweep:
                 if not live or (i >= fewest and monotonic() - started > self.preset.seconds):
                     break
                 last = monotonic()
+                if self.progress:
+                    self.progress.expect(len(live) * max(1, fewest - i))
                 self._round(i, live)
                 spent = monotonic() - last
                 if i + 1 >= fewest and monotonic() - started + spent > self.preset.seconds:
@@ -214,9 +216,9 @@ class Sweep:
             for backend in list(workers):
                 self._greet(workers, backend)
             for cell in order:
-                if self.progress:
-                    self.progress(i, cell)
                 if cell.status == "ok":
+                    if self.progress:
+                        self.progress.step(f"round {i + 1}: {cell.kernel} {cell.layer.name}")
                     self._measure(i, cell, workers)
         finally:
             for worker in workers.values():

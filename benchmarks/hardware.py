@@ -52,6 +52,22 @@ def _microarchitecture() -> str | None:
         return None
 
 
+def facts_cpu_flags() -> set[str]:
+    """Instruction set flags as Linux lists them; empty elsewhere."""
+    return set(_proc_cpuinfo().get("flags", "").split())
+
+
+def cache_bytes() -> dict[str, int]:
+    """Size of each data cache level, then what counts as DRAM: eight times the last level streamed.
+
+    Sizes of a common desktop where the system does not tell.
+    """
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    told = {level: int(text[:-1]) * units[text[-1]] for level, text in _caches().items()}
+    sizes = {"L1": 2**15, "L2": 2**19, "L3": 2**23} | told
+    return sizes | {"DRAM": min(2**26, max(sizes.values()))}
+
+
 def _caches() -> dict[str, str]:
     found = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
@@ -112,7 +128,7 @@ def _power_limit(pynvml: Any, gpu: Any) -> float | None:
 def facts() -> dict[str, Any]:
     """Everything about the machine that a reader of a number needs to know."""
     cpu = _proc_cpuinfo()
-    flags = set(cpu.get("flags", "").split())
+    flags = facts_cpu_flags()
     return {
         "cpu": _cpu_name(),
         "microarchitecture": _microarchitecture(),

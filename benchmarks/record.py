@@ -117,7 +117,7 @@ def export_to_asv(path: Path, results: Path) -> Path:
         axes = [sorted({k for k, _ in mine}), sorted({q for _, q in mine})]
         rounds = [mine.get(key, {}).get("round_seconds") for key in product(*axes)]
         benchmark = {
-            "name": f"bench_conv2d.Conv2dKernels.kernel_{scenario}",
+            "name": f"bench_conv2d.kernel_{scenario}",
             "params": [[repr(v) for v in axis] for axis in axes],
             "version": str(SUITE),
             "type": "time",

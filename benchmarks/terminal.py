@@ -19,37 +19,23 @@ def console(stderr: bool = False) -> Any:
     return Console(stderr=stderr, width=None if stream.isatty() else 140, highlight=False)
 
 
-@contextlib.contextmanager
-def progress(total: int, quiet: bool) -> Iterator[Any]:
-    """Yields step(text): a bar with the time left on a terminal, a line every five seconds elsewhere."""
-    if quiet:
-        yield lambda text: None
-        return
-    if not sys.stderr.isatty():
-        yield _PlainProgress(total)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+class Progress:
+    """step(text) for each thing begun, expect(n) when the number still to come is known better.
 
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
+    A line every five seconds; ``quiet`` says nothing.
+    """
 
-        def step(text: str) -> None:
-            bar.update(task, advance=1, description=text[:60].ljust(60))
-
-        yield step
-
-
-class _PlainProgress:
-    def __init__(self, total: int):
+    def __init__(self, total: int, quiet: bool = False):
         self._total, self._done, self._begin, self._said = total, 0, monotonic(), 0.0
+        self._quiet = quiet
 
-    def __call__(self, text: str) -> None:
+    def expect(self, more: int) -> None:
+        self._total = self._done + more
+
+    def step(self, text: str) -> None:
         self._done += 1
         now = monotonic()
-        if now - self._said > 5:
+        if not self._quiet and now - self._said > 5:
             left = (now - self._begin) / self._done * (self._total - self._done)
             print(
                 f"{self._done}/{self._total} {text}, about {left:.0f} s left",
@@ -59,11 +45,46 @@ class _PlainProgress:
             self._said = now
 
 
+class _Bar(Progress):
+    """The same as a bar with the time left."""
+
+    def __init__(self, total: int, bar: Any):
+        super().__init__(total, quiet=True)
+        self._bar, self._task = bar, bar.add_task("", total=total)
+
+    def expect(self, more: int) -> None:
+        super().expect(more)
+        self._bar.update(self._task, total=self._total)
+
+    def step(self, text: str) -> None:
+        super().step(text)
+        self._bar.update(self._task, advance=1, description=text[:60].ljust(60))
+
+
+@contextlib.contextmanager
+def progress(total: int, quiet: bool) -> Iterator[Progress]:
+    """Progress on standard error: a bar on a terminal, lines elsewhere, nothing where ``quiet``."""
+    if quiet or not sys.stderr.isatty():
+        yield Progress(total, quiet)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console(stderr=True), transient=True) as bar:
+        yield _Bar(total, bar)
+
+
 def seconds_text(seconds: float) -> str:
     """Three significant digits with the unit that fits: 812 us, 1.23 ms."""
     for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
+        if float(f"{seconds * factor:.3g}") >= 1:
+            return f"{float(f'{seconds * factor:.3g}'):g} {unit}"
     return f"{seconds * 1e9:.3g} ns"
 
 

@@ -90,11 +90,12 @@ def _problem(
     K, channels, R, S = map(int, w.shape)
     stride = pair("stride", stride)
     sides = _four_sides(padding, stride, dilation := pair("dilation", dilation), (R, S))
-    if min(sides) < 0:
+    groups = whole("groups", groups)
+    if min(stride + dilation) >= 1 and min(sides) < 0:
         raise ValueError(f"conv2d: padding must be >= 0, got {padding!r}")
     p = Conv2d(
         *sizes, K, R, S, stride=stride, padding=sides, dilation=dilation,
-        groups=whole("groups", groups), bias=bias is not None, dtype=dtype_name(w), layout=layout,
+        groups=groups, bias=bias is not None, dtype=dtype_name(w), layout=layout,
     )  # fmt: skip
     if channels != p.C // p.groups:
         raise ValueError(

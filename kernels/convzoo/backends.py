@@ -104,8 +104,9 @@ class Backend:
 class Numba(Backend):
     def set_threads(self, n: int) -> None:
         import numba
+        from numba.core import config
 
-        numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(n, config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
 
     def about(self) -> dict[str, str]:
         import llvmlite.binding
@@ -139,6 +140,13 @@ class NumbaCuda(Backend):
     def simulated(self) -> bool:
         return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
+    def planning(self) -> contextlib.AbstractContextManager[Any]:
+        from numba.core import config
+
+        # a small problem cannot fill a GPU; to be told so at every launch helps nobody
+        config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # type: ignore[attr-defined]
+        return contextlib.nullcontext()
+
     def owns(self, a: Any) -> bool:
         return hasattr(a, "copy_to_host")
 
@@ -151,7 +159,7 @@ class NumbaCuda(Backend):
         from numba import cuda
 
         if a.size == 0:  # CUDA has no empty allocation with a pointer to copy to
-            return cuda.device_array(a.shape, a.dtype.newbyteorder("="))
+            return cuda.device_array(a.shape, a.dtype.newbyteorder("="))  # type: ignore[arg-type]
         return cuda.to_device(super().to_device(a))
 
     def to_host(self, a: Any) -> np.ndarray:
@@ -298,11 +306,15 @@ class Torch(Backend):
         return isinstance(a, torch.Tensor)
 
     def take(self, name: str, a: Any) -> Any:
+        import torch
+
         if a.requires_grad:
             raise ValueError(
                 f"conv2d: {name} must not require grad (no kernel here computes one; pass "
                 f"{name}.detach()), got requires_grad=True"
             )
+        if a.layout is not torch.strided:
+            raise TypeError(f"conv2d: {name} must be a dense tensor, got layout {a.layout}")
         if a.device.type != self.device:
             raise ValueError(f"conv2d: {name} must be on {self.device}, got {a.device}")
         return a.contiguous()

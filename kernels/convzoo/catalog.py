@@ -95,13 +95,13 @@ def read(path: Path, backend: Backend) -> Kernel:
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     declared = dict(DEFAULTS)
     for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            constant = node.targets[0].id
-            if constant in DEFAULTS:
-                try:
-                    declared[constant] = ast.literal_eval(node.value)
-                except ValueError:
-                    raise ValueError(f"{path}: {constant} must be a literal constant") from None
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        for constant in (t.id for t in targets if isinstance(t, ast.Name) and t.id in DEFAULTS):
+            try:
+                assert isinstance(node, ast.Assign)
+                declared[constant] = ast.literal_eval(node.value)
+            except (AssertionError, ValueError):
+                raise ValueError(f"{path}: {constant} must be a literal constant") from None
     for constant, choices in (("ALGORITHM", ALGORITHMS), ("ACCURACY", ACCURACIES)):
         if declared[constant] not in choices:
             raise ValueError(f"{path}: {constant} must be one of {choices}, got {declared[constant]!r}")

@@ -162,9 +162,8 @@ def _call(x: Any, p: Conv2d, kernel: str, scenario: str) -> _Call:
         return _Call(ready, catalog.find(chosen).backend, False)
     backend = catalog.find(kernel).backend
     if owner not in ("numpy", backend.library):
-        raise TypeError(
-            f"conv2d: x must be a {backend.library} or numpy array for {kernel}, got {owner}"
-        )
+        takes = "a numpy array" if backend.library == "numpy" else f"a {backend.library} or numpy array"
+        raise TypeError(f"conv2d: x must be {takes} for {kernel}, got {owner}")
     catalog.load(kernel)
     return _Call(plan(p, kernel), backend, owner != backend.library)
 
@@ -175,7 +174,7 @@ def _choose(p: Conv2d, x: Any, owner: str | None, scenario: str) -> tuple[str, P
     for name in rule(p, owner, getattr(getattr(x, "device", None), "type", "cpu"), scenario):
         try:
             return name, plan(p, name)
-        except (Unavailable, Unsupported) as reason:
+        except (Unavailable, Unsupported) as reason:  # the next of the rule may still do it
             reasons.append(f"{name}: {reason}")
     raise Unsupported(f"conv2d: no kernel for {p} on {owner} arrays; " + "; ".join(reasons))
 

@@ -13,6 +13,7 @@ Source   own; the convolution-layer notebook this project grew from
 """
 
 import numpy as np
+
 from convzoo.plan import Plan
 from convzoo.problem import Conv2d
 

@@ -1,0 +1,167 @@
+"""What this machine can do at most, measured: fused multiply-adds per second and bytes per second.
+
+``python -m benchmarks.ceilings THREADS`` prints them as JSON; ``measure(threads)`` runs that in a process of
+its own, so that threads are bound as they are for every kernel. A ceiling is the best of several short
+bursts, the opposite of a kernel's time: nothing may be faster, so noise must not pull it down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from time import perf_counter
+from typing import Any
+
+LEVELS = {"L1": 0.4, "L2": 0.5, "L3": 0.5, "DRAM": 8.0}  # share of a level's size that is streamed
+BURSTS = 7
+
+
+def measure(threads: int) -> dict[str, Any]:
+    """Ceilings with one thread and with ``threads``: GFLOP/s per dtype, GB/s per level; seconds spent."""
+    from .compare import python_path
+    from .worker import thread_environment
+
+    found: dict[str, Any] = {"fma_gflops_per_s": {}, "read_gb_per_s": {}, "copy_gb_per_s": {}}
+    began = perf_counter()
+    for n in sorted({1, threads}):
+        environment = os.environ | thread_environment(n) | {"PYTHONPATH": python_path()}
+        command = [sys.executable, "-m", "benchmarks.ceilings", str(n)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            raise RuntimeError(f"the ceilings could not be measured: {done.stderr.strip()[-300:]}")
+        for kind, values in json.loads(done.stdout).items():
+            found[kind][str(n)] = values
+    return found | {"seconds": round(perf_counter() - began, 1)}
+
+
+def _lanes(itemsize: int) -> int:
+    from .hardware import facts_cpu_flags
+
+    flags = facts_cpu_flags()
+    width = 64 if "avx512f" in flags else 32 if "avx2" in flags else 16
+    return width // itemsize
+
+
+def _fma_loop(dtype: str) -> Any:
+    """njit function of n: n rounds of 24 independent chains of vector FMAs, all in registers.
+
+    24 chains hide the latency (4 cycles, two units) and leave registers for the two constants.
+    """
+    import numba
+    from llvmlite import ir
+    from numba import types
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+
+    scalar, suffix = (ir.FloatType(), "f32") if dtype == "float32" else (ir.DoubleType(), "f64")
+    lanes = _lanes(4 if dtype == "float32" else 8)
+    chains = 24 if lanes * (4 if dtype == "float32" else 8) == 64 else 12
+    vector = ir.VectorType(scalar, lanes)
+
+    @intrinsic
+    def burst(typingctx: Any, n: Any) -> Any:
+        def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
+            kind = ir.FunctionType(vector, [vector] * 3)
+            fma = cgutils.get_or_insert_function(b.module, kind, f"llvm.fma.v{lanes}{suffix}")
+            whole = ir.IntType(64)
+            before, loop, after = b.block, b.append_basic_block(), b.append_basic_block()
+            b.branch(loop)
+            b.position_at_end(loop)
+            i = b.phi(whole)
+            i.add_incoming(whole(0), before)
+            sums = [b.phi(vector) for _ in range(chains)]
+            scale, shift = (ir.Constant(vector, [v] * lanes) for v in (0.999, 0.001))
+            for j, acc in enumerate(sums):
+                acc.add_incoming(ir.Constant(vector, [(j + k) * 1e-3 for k in range(lanes)]), before)
+                acc.add_incoming(b.call(fma, [acc, scale, shift]), loop)
+            following = b.add(i, whole(1))
+            i.add_incoming(following, loop)
+            b.cbranch(b.icmp_signed("<", following, args[0]), loop, after)
+            b.position_at_end(after)
+            total = sums[0]
+            for acc in sums[1:]:
+                total = b.fadd(total, acc)
+            return b.extract_element(total, ir.IntType(32)(0))
+
+        return types.float32(types.int64) if dtype == "float32" else types.float64(types.int64), codegen
+
+    @numba.njit(parallel=True)
+    def run(n: int, out: Any) -> None:
+        for t in numba.prange(out.size):
+            out[t] = burst(n)  # type: ignore[call-arg]
+
+    return run, 2 * lanes * chains
+
+
+def _fma_gflops(threads: int) -> dict[str, float]:
+    import numpy as np
+
+    found = {}
+    for dtype in ("float32", "float64"):
+        run, flops = _fma_loop(dtype)
+        out = np.zeros(threads, dtype)
+        n = 1_000_000
+        run(n, out)
+        best = min(_seconds(lambda run=run, n=n, out=out: run(n, out)) for _ in range(BURSTS))
+        found[dtype] = round(flops * n * threads / best / 1e9, 1)
+    return found
+
+
+def _seconds(call: Any) -> float:
+    begin = perf_counter()
+    call()
+    return perf_counter() - begin
+
+
+def _bandwidth(threads: int) -> dict[str, dict[str, float]]:
+    """GB/s of reading (sums of floats) and of copying, each thread streaming its own part of a level."""
+    import numba
+    import numpy as np
+
+    from .hardware import cache_bytes
+
+    @numba.njit(parallel=True, fastmath=True)
+    def read(parts: Any, times: int, out: Any) -> None:
+        for t in numba.prange(parts.shape[0]):
+            total = np.float32(0)
+            part = parts[t]
+            for i in range(times):
+                part[i % part.size] = np.float32(i)  # else the sum would be hoisted out of the loop
+                for j in range(part.size):
+                    total += part[j]
+            out[t] = total
+
+    @numba.njit(parallel=True)
+    def copy(parts: Any, times: int, out: Any) -> None:
+        half = parts.shape[1] // 2
+        for t in numba.prange(parts.shape[0]):
+            part = parts[t]
+            for i in range(times):
+                part[i % half] = np.float32(i)
+                for j in range(half):
+                    part[half + j] = part[j]
+            out[t] = part[half]
+
+    out = np.zeros(threads, np.float32)
+    found: dict[str, dict[str, float]] = {"read_gb_per_s": {}, "copy_gb_per_s": {}}
+    for level, size in cache_bytes().items():
+        shared = threads if level in ("L3", "DRAM") else 1
+        count = max(1024, int(size * LEVELS[level] / 4 / shared)) // 1024 * 1024
+        parts = np.ones((threads, count), np.float32)
+        times = max(1, int(3e7 / count))
+        for kind, run in (("read_gb_per_s", read), ("copy_gb_per_s", copy)):
+            run(parts, 1, out)
+            best = min(_seconds(lambda r=run, p=parts, n=times: r(p, n, out)) for _ in range(BURSTS))
+            found[kind][level] = round(parts.nbytes * times / best / 1e9, 1)
+    return found
+
+
+def main() -> None:
+    threads = int(sys.argv[1])
+    print(json.dumps({"fma_gflops_per_s": _fma_gflops(threads), **_bandwidth(threads)}))
+
+
+if __name__ == "__main__":
+    main()

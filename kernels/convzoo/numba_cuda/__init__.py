@@ -1,0 +1,17 @@
+"""numba.cuda kernels: CUDA written in Python, compiled for the GPU by Numba.
+
+Reading order
+    naive         one thread computes one output, with indexing as in the formula
+    coalesced     the same body; neighbouring threads take neighbouring pixels, so a warp reads one line
+    shared_tile   a block loads its patch of x once and uses it for R·S taps and several filters
+
+Read them side by side: the lines marked # 1 (and # 2) are what each adds to the one before.
+
+What they share. Every size is a constant of the compiled code, so that loops over r and s unroll and
+divisions become multiplications. Every index is unsigned: Python lets a signed one count from the end,
+which costs a comparison and a selection at every access (naive for a 3x3 layer: 240 instructions on sm_90,
+392 with signed indices). For the same reason rows and columns are counted in the padded image, where
+none is negative. All blocks lie along x of the grid, because y and z end at 65535. ``geometry`` says how
+a problem is launched, ``build`` gives the kernel before it is compiled: tests use both without a GPU.
+The kernels also run in Numba's simulator (NUMBA_ENABLE_CUDASIM=1).
+"""
