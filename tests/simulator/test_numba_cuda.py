@@ -1,0 +1,213 @@
+"""Every numba_cuda kernel in Numba's CUDA simulator, made stricter than it is.
+
+NUMBA_ENABLE_CUDASIM must be set before numba is imported, and then no real GPU can be used, so these
+tests need a process of their own: tests/test_numba_cuda_simulator.py starts it.
+
+What is stricter
+    memory     shared and local arrays and every fresh device array start as NaN, anew for each block;
+               more than 48 KiB of shared memory is refused, and so are negative indices
+    threads    one runs at a time, from one barrier to the next: in the order of their numbers and again
+               in the reverse order. A missing barrier, which the simulator's own scheduling hides 19
+               times in 20, is then seen every time. Threads at different barriers are refused
+
+What stays invisible: a race inside one statement, bank conflicts, misaligned access, wrap-around of
+32-bit indices at real sizes, and whatever the compiler would refuse (the caller compiles for that).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import types
+
+import numpy as np
+import pytest
+
+import convzoo
+from convzoo import Conv2d, Unsupported
+from convzoo.reference import examine
+
+if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
+    pytest.skip(
+        "needs NUMBA_ENABLE_CUDASIM=1: tests/test_numba_cuda_simulator.py runs it in its own process",
+        allow_module_level=True,
+    )
+
+from numba import cuda
+from numba.cuda.simulator import kernel as simulator
+from numba.cuda.simulator import kernelapi
+from numba.cuda.simulator.cudadrv import devicearray
+
+SHARED = 48 * 1024
+
+PROBLEMS = {  # one to six blocks each; a tail in every dimension that is cut
+    "tails-of-rows-columns-and-channels": "n1c9h5w9k3r3s3-p1",
+    "tail-of-filters": "n1c2h4w5k9r3s2-st2x1-p1_0_2_1-d1x2",
+    "batch-stride-dilation": "n2c3h7w6k2r2s3-st3x2-p2_0_1_3-d2x1-nobias",
+    "groups-two-tails": "n1c18h3w4k18r2s1-p0_1_2_0-g2",
+    "depthwise-f64": "n1c3h6w7k3r3s3-p1-g3-f64",
+    "depthwise-multiplier": "n1c2h3w5k6r3s2-p1-g2",
+    "1x1": "n1c5h3w4k10r1s1",
+    "filter-beyond-the-input": "n1c2h3w2k3r5s4-p2_1_1_2",
+    "nhwc": "n1c9h5w9k3r3s2-p1_0_1_2-nhwc",
+    "nhwc-all-options-f64": "n2c4h6w7k6r2s3-st1x2-p2_0_1_3-d2x1-g2-nobias-f64-nhwc",
+}
+
+
+def refuse_negative(index) -> None:
+    for i in index if isinstance(index, tuple) else (index,):
+        if not isinstance(i, slice) and i < 0:
+            raise IndexError(f"negative index {index}")
+
+
+class Checked(np.ndarray):
+    """Shared or local memory."""
+
+    def __getitem__(self, index):
+        refuse_negative(index)
+        return super().__getitem__(index)
+
+    def __setitem__(self, index, value):
+        refuse_negative(index)
+        super().__setitem__(index, value)
+
+
+def poisoned(shape, dtype) -> np.ndarray:
+    """NaN, or -1 in an array of integers."""
+    a = np.empty(shape, getattr(dtype, "name", dtype))  # a numba type has a name
+    a.reshape(-1).view(np.uint8)[:] = 0xFF
+    return a
+
+
+def local_array(self, shape, dtype, alignment=None):
+    return poisoned(shape, dtype).view(Checked)
+
+
+def shared_array(self, shape, dtype, alignment=None):
+    caller = sys._getframe(1)  # all threads of a block share what one line made
+    where = (caller.f_code.co_filename, caller.f_lineno)
+    if where not in self._allocations:
+        self._allocations[where] = poisoned(shape, dtype).view(Checked)
+        used = sum(a.nbytes for a in self._allocations.values())
+        assert used <= SHARED, f"{used} bytes of shared memory, a block has {SHARED}"
+    return self._allocations[where]
+
+
+class Thread(simulator.BlockThread):
+    """A CUDA thread that runs when it is given its turn, as far as the next barrier."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.turn, self.done = threading.Semaphore(0), threading.Semaphore(0)
+        self.barrier = None  # the line where it waits
+
+    def advance(self) -> None:
+        self.barrier = None
+        self.turn.release()
+        self.done.acquire()
+        if self.exception:
+            raise self.exception[0].with_traceback(self.exception[1])
+
+    def run(self) -> None:
+        self.turn.acquire()
+        if not self.abort:
+            super().run()
+        self.done.release()
+
+    def syncthreads(self) -> None:
+        self.barrier = sys._getframe(2).f_lineno
+        self.done.release()
+        self.turn.acquire()
+        if self.abort:
+            raise RuntimeError("another thread of the block has failed")
+
+
+def run_block(order):
+    """A replacement for the simulator's scheduler."""
+
+    def run(self, block, *args) -> None:
+        simulator._get_kernel_context().shared._allocations.clear()
+        where = np.ndindex(*self._block_dim)
+        threads = [Thread(lambda: self._f(*args), self, block, at, False) for at in where]
+        for thread in threads:
+            thread.start()
+        every = threads
+        try:
+            while threads:
+                for thread in order(threads):
+                    thread.advance()
+                threads = [thread for thread in threads if thread.barrier is not None]
+                barriers = {thread.barrier for thread in threads}
+                assert len(barriers) < 2, f"threads wait in different lines: {sorted(barriers)}"
+        finally:
+            for thread in every:
+                thread.abort = True
+                thread.turn.release()
+
+    return run
+
+
+@pytest.fixture(params=["first-thread-first", "last-thread-first"])
+def strict(request, monkeypatch):
+    order = list if request.param == "first-thread-first" else lambda threads: threads[::-1]
+    monkeypatch.setattr(simulator.BlockManager, "run", run_block(order))
+    monkeypatch.setattr(kernelapi.FakeCUDAShared, "array", shared_array)
+    monkeypatch.setattr(kernelapi.FakeCUDALocal, "array", local_array)
+    monkeypatch.setattr(
+        cuda, "device_array", lambda shape, dtype: devicearray.FakeCUDAArray(poisoned(shape, dtype))
+    )
+    within = devicearray.FakeWithinKernelCUDAArray
+    read, write = within.__getitem__, within.__setitem__
+    monkeypatch.setattr(within, "__getitem__", lambda a, i: (refuse_negative(i), read(a, i))[1])
+    monkeypatch.setattr(within, "__setitem__", lambda a, i, v: (refuse_negative(i), write(a, i, v))[1])
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("name", convzoo.names("numba_cuda/*"))
+def test_kernel(name, problem, strict):
+    p = Conv2d.parse(PROBLEMS[problem])
+    try:
+        verdict = examine(convzoo.load(name), p, seed=len(problem))
+    except Unsupported as reason:
+        pytest.skip(f"{name} {reason}")
+    assert verdict.ok, f"{name} on {p}: {verdict.why}"
+
+
+# Kernels wrong on purpose: the source with one place changed. Each is one that this simulator can see.
+MUTANTS = {
+    "naive: last block": ("if i >= outputs:", "if i > outputs:"),
+    "naive: row below the image": ("if top <= h < top + H:", "if top <= h <= top + H:"),
+    "naive: column left of the image": ("if left <= v < left + W:", "if v < left + W:"),
+    "naive: swapped sides": ("uint32(prob.padding[0])", "uint32(prob.padding[1])"),
+    "coalesced: wrong group": ("first = k // filters * C", "first = k // filters * filters"),
+    "shared_tile: no barrier after loading": ("cuda.syncthreads()  # 1", "pass  # 1"),
+    "shared_tile: no barrier after use": ("cuda.syncthreads()  # all is read", "pass  #"),
+    "shared_tile: barrier not for all": ("cuda.syncthreads()  # 1", "if row: cuda.syncthreads()  # 1"),
+    "shared_tile: unwritten x": ("while i < channels * high * wide:", "while i < high * wide:"),
+    "shared_tile: unwritten w": ("while i < filters * channels * R * S:", "while i < filters * R * S:"),
+    "shared_tile: no halo": ("(columns - 1) * p.stride[1] + p.extent[1]", "columns * p.stride[1]"),
+    "shared_tile: tail of rows": ("if p < P and q < Q:", "if q < Q:"),
+    "shared_tile: tail of columns": ("if p < P and q < Q:", "if p < P:"),
+    "shared_tile: tail of filters": ("                if k0 + j < K:\n", "                if True:\n"),
+    "shared_tile: tail of channels": ("if c_in < C and top <= h_in", "if top <= h_in"),
+    "shared_tile: swapped strides": ("row * stride_h + r * step_h", "row * stride_w + r * step_h"),
+    "shared_tile: unset sums": ("sums[j] = b[g * K + k0 + j] if k0 + j < K else real(0)", "pass"),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_wrong_kernel_is_rejected(mutant, strict):
+    stem, (right, wrong) = mutant.partition(":")[0], MUTANTS[mutant]
+    kernel = convzoo.load(f"numba_cuda/{stem}")
+    source = kernel.path.read_text(encoding="utf-8")
+    assert source.count(right) == 1, f"update the mutant: {right!r} must stand in {stem}.py once"
+    module = types.ModuleType(f"wrong_{stem}")
+    code = compile(source.replace(right, wrong), f"<{mutant}>", "exec")
+    exec(code, module.__dict__)
+    p = Conv2d.parse("n1c22h4w17k18r2s3-st1x2-p0_2_2_1-g2")
+    try:
+        verdict = examine(kernel, p, seed=1, plan=module.plan(p))
+    except (IndexError, AssertionError, RuntimeWarning):  # the last: an unsigned index below 0
+        return
+    assert not verdict.ok, f"{mutant} was not seen"

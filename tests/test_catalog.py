@@ -1,0 +1,198 @@
+"""File names are the registry: one new file in a folder is one more kernel, and nothing else is needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import convzoo
+from convzoo import Conv2d, Unavailable, Unsupported, catalog
+from convzoo.backends import BACKENDS, Backend
+from convzoo.plan import Plan
+from convzoo.reference import examine
+
+P = Conv2d.parse("n1c2h5w4k3r3s2-p1")
+PER_CHANNEL = catalog.ROOT / "numpy" / "per_channel.py"
+
+
+def test_a_dropped_file_is_a_kernel(drop):
+    assert convzoo.names() == []
+    drop("numpy", "dropped_in", PER_CHANNEL.read_text(encoding="utf-8"))
+    assert convzoo.names() == ["numpy/dropped_in"]
+    kernel = convzoo.load("numpy/dropped_in")
+    assert examine(kernel, P).ok
+    assert kernel.headline.startswith("The seed's own way") and kernel.max_flops == 3e7
+    x, w = np.ones(P.x_shape, np.float32), np.ones(P.w_shape, np.float32)
+    assert convzoo.conv2d(x, w, padding=1, kernel="numpy/dropped_in").shape == P.y_shape
+
+
+def test_a_dropped_file_is_tested_by_the_suite_itself(tmp_path):
+    """The whole journey, in a copy of the package: a right kernel passes and a wrong one fails."""
+    shutil.copytree(catalog.ROOT, tmp_path / "convzoo", ignore=shutil.ignore_patterns("__pycache__"))
+    source = PER_CHANNEL.read_text(encoding="utf-8")
+    for stem, text in {
+        "dropped_right": source,
+        "dropped_wrong": source.replace("(window * kernel)", "(window[::-1] * kernel)"),
+    }.items():
+        (tmp_path / "convzoo" / "numpy" / f"{stem}.py").write_text(text, encoding="utf-8")
+    tests = Path(__file__).with_name("test_kernels.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests),
+         "--kernels", "numpy/dropped_*", "-k", "listed_problem and (plain or nhwc-f64)"],
+        capture_output=True, text=True, timeout=120, cwd=tests.parent.parent,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert "test_listed_problem[numpy/dropped_wrong-plain]" in done.stdout
+    assert (
+        "repeat: python -m benchmarks check numpy/dropped_wrong --problems n1c3h8w9k4r3s3-p1"
+        in done.stdout
+    )
+    assert "2 failed, 2 passed" in done.stdout, done.stdout[-3000:]
+
+
+def test_names_take_globs():
+    every = convzoo.names()
+    assert "numpy/per_channel" in every and len(every) == len(set(every))
+    assert convzoo.names("numpy/*", "python/*") == [
+        n for n in every if n.split("/")[0] in ("numpy", "python")
+    ]
+    assert convzoo.names("nothing*") == []
+    every.clear()
+    assert convzoo.names(), "the list that names() gives away must be a copy"
+
+
+def test_building_blocks_are_no_kernels(drop):
+    drop("numpy", "_blocks", "raise RuntimeError\n")
+    drop("numpy", "dropped_in", PER_CHANNEL.read_text(encoding="utf-8"))
+    assert convzoo.names() == ["numpy/dropped_in"]
+
+
+def test_one_torch_file_is_three_kernels(drop):
+    drop("torch", "dropped_in", '"""One."""\nACCURACY = "tf32"\n')
+    assert convzoo.names() == ["torch_cpu/dropped_in", "torch_cuda/dropped_in", "torch_mps/dropped_in"]
+    kernels = [catalog.find(name) for name in convzoo.names()]
+    assert [kernel.backend.device for kernel in kernels] == ["cpu", "cuda", "mps"]
+    assert {kernel.accuracy for kernel in kernels} == {"tf32"}
+    assert len({kernel.path for kernel in kernels}) == 1
+
+
+def test_torch_plans_on_the_backends_device(drop):
+    torch = pytest.importorskip("torch")
+    drop(
+        "torch", "dropped_in",
+        '"""One."""\nimport torch\nfrom convzoo.plan import Plan\n'
+        "def plan(p):\n    device = torch.get_default_device()\n    return Plan(lambda x, w: device)\n",
+    )  # fmt: skip
+    planned = catalog.find("torch_cpu/dropped_in").plan(P)
+    assert planned.run(None, None) == torch.device("cpu")
+
+
+def test_reading_the_catalog_imports_no_kernel(drop):
+    drop("numpy", "dropped_in", '"""One."""\nMAX_FLOPS = 5e6\nraise RuntimeError("imported")\n')
+    kernel = convzoo.load("numpy/dropped_in")
+    assert kernel.max_flops == 5e6 and kernel.headline == "One."
+    with pytest.raises(RuntimeError, match="imported"):
+        kernel.plan(P)
+
+
+def test_unavailable_is_raised_before_the_file_is_imported(drop, monkeypatch):
+    drop("numpy", "dropped_in", '"""One."""\nraise RuntimeError("imported")\n')
+    sentence = "needs a machine of another kind: buy one"
+    monkeypatch.setattr(BACKENDS["numpy"], "why_not", lambda: sentence, raising=False)
+    x, w = np.ones(P.x_shape, np.float32), np.ones(P.w_shape, np.float32)
+    for use in (
+        lambda: convzoo.load("numpy/dropped_in"),
+        lambda: convzoo.conv2d(x, w, kernel="numpy/dropped_in"),
+        lambda: convzoo.prepare(w, kernel="numpy/dropped_in"),
+    ):
+        with pytest.raises(Unavailable) as refusal:
+            use()
+        assert str(refusal.value) == f"numpy/dropped_in {sentence}"
+    assert "convzoo.numpy.dropped_in" not in sys.modules
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_backend_says_what_is_missing_in_one_sentence(name):
+    reason = BACKENDS[name].why_not()
+    assert reason is None or (reason.startswith("needs ") and "\n" not in reason and len(reason) < 200)
+
+
+def test_a_missing_library_is_named_with_its_cure():
+    backend = Backend("absent", needs="no_such_library")
+    assert (
+        backend.why_not()
+        == "needs no_such_library, which is not installed: pip install no_such_library"
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'ACCURACY = "element" + "wise"',
+        "MAX_FLOPS = int(1e6)",
+        "MAX_FLOPS = TILE",
+        "ALGORITHM = str()",
+        "DTYPES = tuple(['float32'])",
+    ],
+)
+def test_constants_must_be_literals(drop, line):
+    drop("numpy", "dropped_in", f'"""One."""\nTILE = 8\n{line}\n')
+    with pytest.raises(
+        ValueError, match=f"dropped_in.py: {line.split()[0]} must be a literal constant"
+    ):
+        convzoo.names()
+
+
+@pytest.mark.parametrize("line", ['ACCURACY = "sloppy"', 'ALGORITHM = "magic"', "ACCURACY = None"])
+def test_constants_must_be_known(drop, line):
+    drop("numpy", "dropped_in", f'"""One."""\n{line}\n')
+    with pytest.raises(ValueError, match=f"dropped_in.py: {line.split()[0]} must be one of .*, got "):
+        convzoo.names()
+
+
+def test_constants_have_defaults(drop):
+    drop("numpy", "dropped_in", '"""One."""\n')
+    kernel = catalog.find("numpy/dropped_in")
+    assert (kernel.algorithm, kernel.accuracy, kernel.max_flops) == ("direct", "elementwise", None)
+    assert kernel.dtypes == ("float32", "float64")
+
+
+def test_dtypes_are_refused_without_importing(drop):
+    drop("numpy", "dropped_in", '"""One."""\nDTYPES = ("float32",)\nraise RuntimeError("imported")\n')
+    with pytest.raises(Unsupported, match=r"^needs float32, got float64$"):
+        catalog.find("numpy/dropped_in").plan(Conv2d.parse(f"{P}-f64"))
+
+
+def test_empty_problems_never_reach_plan(drop):
+    drop("numpy", "dropped_in", '"""One."""\nraise RuntimeError("imported")\n')
+    kernel = catalog.find("numpy/dropped_in")
+    for text in (
+        "n0c3h5w6k4r3s3",
+        "n2c0h5w6k4r3s3-nhwc",
+        "n2c3h5w6k0r3s3-f64",
+        "n2c3h0w6k2r1s3-p1-nobias",
+    ):
+        assert examine(kernel, Conv2d.parse(text)).ok
+
+
+def test_plan_is_all_that_a_kernel_returns():
+    plan = convzoo.load("numpy/per_channel").plan(P)
+    assert isinstance(plan, Plan) and plan.workspace > 0
+    with pytest.raises(AttributeError):
+        plan.workspace = 0
+
+
+def test_rule_behind_auto_names_kernels_that_exist():
+    rule = sys.modules["convzoo.conv2d"].rule
+    for owner in ("numpy", "torch", "cupy", "numba_cuda"):
+        for device in ("cpu", "cuda", "mps"):
+            for scenario in ("eager", "packed"):
+                for text in ("n1c8h5w6k4r3s3", "n1c8h5w6k8r3s3-g8", "n8c64h56w56k64r1s1"):
+                    found = rule(Conv2d.parse(text), owner, device, scenario)
+                    assert found and set(found) <= set(convzoo.names()), (owner, device, found)

@@ -1,0 +1,210 @@
+"""The coordinator and its statistics: what a worker that crashes, hangs, lies or skips costs."""
+
+import itertools
+import json
+import math
+import random
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from benchmarks import compare, record
+from benchmarks.problems import resolve
+from benchmarks.stopwatch import Effort
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = compare.Preset(Effort(0.0005, 0.001, 0.005, 3, 5), (2, 2), 60)
+
+
+def ask(*arguments, **environment):
+    import os
+
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    env = os.environ | {"PYTHONPATH": f"{ROOT / 'kernels'}{os.pathsep}{ROOT}"} | environment
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_interval_has_the_confidence_it_states():
+    """Simulated: the interval holds the true median as often as it says, for a skewed distribution."""
+    rng = random.Random(1)
+    for n in (3, 6, 9, 15):
+        held, stated = 0, 0.0
+        for _ in range(2000):
+            values = [math.exp(rng.gauss(0, 1)) for _ in range(n)]
+            low, high, stated = compare.interval(values)
+            held += low <= 1 <= high
+        assert held / 2000 == pytest.approx(stated, abs=0.03)
+        if n >= 6:
+            assert stated >= 0.95
+
+
+def test_interval_of_few_rounds_is_their_range():
+    assert compare.interval([3.0, 1.0, 2.0]) == (1.0, 3.0, 0.75)
+    assert compare.interval([5.0]) == (5.0, 5.0, 0.0)
+
+
+@pytest.fixture
+def kernels(tmp_path, monkeypatch):
+    """A tree of its own whose numpy folder holds kernels that misbehave in every way."""
+    root = tmp_path / "tree"
+    for name in ("kernels", "benchmarks"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-r", str(ROOT / name), str(root / name)], check=True)
+    folder = root / "kernels" / "convzoo" / "numpy"
+    head = (
+        '"""Planted."""\nimport os, signal, time\nimport numpy as np\n'
+        "from convzoo.plan import Plan, Unsupported\n"
+    )
+    bodies = {
+        "dies": "os.kill(os.getpid(), signal.SIGKILL)",
+        "hangs": "time.sleep(60)",
+        "raises": "raise RuntimeError('planted')",
+        "zeros": "return np.zeros(p.y_shape, x.dtype)",
+    }
+    for name, body in bodies.items():
+        code = f"def plan(p):\n    def run(x, weights):\n        {body}\n    return Plan(run)\n"
+        (folder / f"{name}.py").write_text(head + code)
+    (folder / "picky.py").write_text(
+        head + "def plan(p):\n    raise Unsupported('needs a full moon')\n"
+    )
+    # right in the verdict, wrong once it is being timed: only the verdict on timed outputs sees it
+    drift = textwrap.dedent("""
+        from convzoo.reference import oracle
+        def plan(p):
+            calls = [0]
+            def run(x, weights):
+                calls[0] += 1
+                y = oracle(p, x, *weights).astype(x.dtype)
+                return y if calls[0] <= 4 else y + 1
+            return Plan(run)
+    """)
+    (folder / "drifts.py").write_text(head + drift)
+    monkeypatch.setattr(compare, "ROOT", root)
+    return root
+
+
+open_logs: list = []
+
+
+@pytest.fixture(autouse=True)
+def closed_logs():
+    yield
+    while open_logs:
+        open_logs.pop().close()
+
+
+def sweep(tmp_path, names, problems=("tiny/square",), timeout=5.0, preset=QUICK):
+    log = record.Record(tmp_path / "r.jsonl", {"suite": 1, "machine": "test"})
+    cells = [compare.Cell(k, layer, "packed") for k in names for layer in resolve(list(problems))]
+    run = compare.Sweep(cells, preset, 1, 0, log, timeout=timeout)
+    run.run()
+    open_logs.append(log)
+    return run, {(c.kernel, str(c.layer.name)): c for c in cells}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+def test_each_fault_costs_one_cell_and_has_its_status(kernels, tmp_path):
+    names = [f"numpy/{n}" for n in ("dies", "hangs", "raises", "zeros", "picky", "drifts", "shifted")]
+    run, cells = sweep(tmp_path, names, timeout=4.0)
+    status = {kernel.partition("/")[2]: cell.status for (kernel, _), cell in cells.items()}
+    assert status == {
+        "dies": "crashed", "hangs": "timeout", "raises": "crashed", "zeros": "wrong",
+        "picky": "unsupported", "drifts": "wrong", "shifted": "ok",
+    }  # fmt: skip
+    why = {kernel.partition("/")[2]: cell.why for (kernel, _), cell in cells.items()}
+    assert "signal 9" in why["dies"] and "planted" in why["raises"] and "full moon" in why["picky"]
+    assert "the timed output is wrong" in why["drifts"]
+    assert "python -m benchmarks check numpy/zeros" in why["zeros"]
+    lines = run.summarize("numpy/shifted")
+    timed = [x["kernel"] for x in lines if "seconds" in x]
+    assert timed == ["numpy/shifted"], "only a cell that is ok may have a time"
+
+
+def test_record_keeps_every_round_and_reads_back(tmp_path):
+    run, _ = sweep(tmp_path, ["numpy/shifted", "numpy/windows"], ("tiny",))
+    lines = run.summarize("numpy/shifted")
+    run.record.add({"kind": "end", "status": "complete"})
+    run.record.close()
+    kept = list(record.read(tmp_path / "r.jsonl"))
+    kinds = [line["kind"] for line in kept]
+    assert kinds[0] == "run" and kinds[-1] == "end"
+    assert kinds.count("round") == 2 * 2 * 2 and kinds.count("cell") == len(lines) == 4
+    baseline = [x for x in lines if x["kernel"] == "numpy/shifted"]
+    assert all(x["vs_baseline"] == 1 for x in baseline)
+
+
+def test_rounds_differ_in_order_and_data(tmp_path):
+    run, _ = sweep(tmp_path, ["numpy/shifted", "numpy/windows", "numpy/im2col"], ("tiny",))
+    run.record.close()
+    rounds = [x for x in record.read(tmp_path / "r.jsonl") if x["kind"] == "round"]
+    orders = [
+        [(x["kernel"], x["problem"]) for x in rounds if x["round"] == i] for i in (0, 1)
+    ]  # fmt: skip
+    assert sorted(orders[0]) == sorted(orders[1]) and orders[0] != orders[1]
+    errors = {
+        (x["kernel"], x["problem"], x["round"]): x["error"]["max_error"] for x in rounds
+    }  # fmt: skip
+    cell = ("numpy/shifted", rounds[0]["problem"])
+    assert errors[(*cell, 0)] != errors[(*cell, 1)], "fresh data each round gives another error"
+
+
+def test_truncated_record_loses_only_its_last_line(tmp_path):
+    path = tmp_path / "r.jsonl"
+    log = record.Record(path, {"machine": "test"})
+    log.add({"kind": "round", "round": 0})
+    log.close()
+    path.write_text(path.read_text() + '{"kind": "rou')
+    assert [x["kind"] for x in record.read(path)] == ["run", "round"]
+    path.write_text('{"schema": "convzoo.record/99", "kind": "run"}\n')
+    with pytest.raises(ValueError, match=r"schema must be convzoo\.record/1, got 'convzoo\.record/99'"):
+        list(record.read(path))
+
+
+def test_command_line_exit_codes_and_json(tmp_path):
+    done = ask(
+        "compare", "--kernels", "numpy/shifted", "numpy/windows", "--problems", "tiny/square",
+        "--rounds", "2", "--records", str(tmp_path), "--baseline", "numpy/windows", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["schema"] == "convzoo.compare/1"
+    assert {c["kernel"] for c in document["cells"]} == {"numpy/shifted", "numpy/windows"}
+    assert "elementwise" in document["sentence"] and Path(document["record"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["compare", "--kernels", "nmpy/shifted"], 3, "did you mean numpy/shifted"),
+        (["compare", "--problems", "resnet5"], 3, "did you mean resnet50"),
+        (["compare", "--frobnicate"], 3, "unrecognized"),
+        (["check", "numpy/shifted", "--problems", "tiny"], 0, ""),
+        (["check", "torch_mps/builtin", "--problems", "tiny"], 2, ""),
+        (["list", "--json"], 0, ""),
+    ],
+)
+def test_exit_codes(arguments, code, says):
+    if arguments[1] == "torch_mps/builtin" and sys.platform == "darwin":
+        pytest.skip("this machine may have an MPS device; the case needs one without")
+    done = ask(*arguments)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert says in done.stderr
+
+
+def test_plain_output_has_no_colour_codes(tmp_path):
+    done = ask("check", "numpy/shifted", "--problems", "tiny", NO_COLOR="1")
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_problem_sets_parse_and_are_unique():
+    from benchmarks.problems import ASV_GRID, PRESETS, SETS
+
+    for words in itertools.chain(([name] for name in SETS), PRESETS.values(), [ASV_GRID]):
+        layers = resolve(list(words))
+        assert layers and len({x.problem for x in layers}) == len(layers)
+    total = sum(x.problem.flops * x.count for x in resolve(["resnet50"]))
+    assert total == pytest.approx(7.712e9, rel=1e-3)  # the published sum over its 53 convolutions
+    assert [x.problem.N for x in resolve(["resnet50/conv1"], batch=16)] == [16]

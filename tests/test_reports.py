@@ -1,0 +1,427 @@
+"""The reports: what they read, what they say, and that no record can break or deceive a page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import random
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from benchmarks import compare, record
+from benchmarks.problems import Layer
+from convzoo import Conv2d
+from reports import __main__ as command
+from reports import evidence, markdown, wording
+from reports.load import load
+from reports.values import Unreadable
+
+pytest.importorskip("jinja2", reason="the page needs jinja2: pip install 'convzoo[report]'")
+pytest.importorskip("matplotlib", reason="the figures need matplotlib: pip install 'convzoo[report]'")
+
+ROOT = Path(__file__).resolve().parent.parent
+PROBLEMS = ("n1c4h12w12k4r3s3-p1", "n1c3h128w128k4r5s5", "n1c64h28w28k64r3s3-p1")
+KERNELS = {
+    "torch_cpu/builtin": (1.0, "direct", "elementwise"),
+    "numba/direct": (0.5, "direct", "elementwise"),
+    "numpy/im2col": (4.0, "gemm", "elementwise"),
+    "numpy/fft": (0.4, "fft", "normwise"),
+}
+HEADER = {
+    "suite": 1, "method": "compare", "machine": "test-machine", "hardware": {"cpu": "a CPU", "gpus": []},
+    "started": "2026-11-23T07:50:11+00:00", "commit": "0123456789abcdef", "dirty": False,
+    "command": ["python", "-m", "benchmarks", "compare", "--kernels", "numpy/*"], "preset": "quick",
+    "threads": 2, "scenarios": ["packed"], "seed": 7, "warnings": [],
+}  # fmt: skip
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}<!-- /results -->|`x`$\\a$"
+
+
+def written(folder: Path, rounds: int = 6, faults: dict | None = None, **header) -> Path:
+    """A record as the coordinator writes one, of invented times; ``faults`` by (kernel, problem)."""
+    rng = random.Random(3)
+    path = folder / "20261123T075011Z-quick.jsonl"
+    log = record.Record(path, HEADER | header)
+    cells = [
+        compare.Cell(kernel, Layer(f"layer{i}", Conv2d.parse(problem)), "packed")
+        for kernel in KERNELS
+        for i, problem in enumerate(PROBLEMS)
+    ]
+    sweep = compare.Sweep(cells, compare.PRESETS["quick"], 2, 7, log)
+    for i in range(rounds):
+        for cell in rng.sample(cells, len(cells)):
+            if cell.status != "ok":
+                continue
+            fault = (faults or {}).get((cell.kernel, str(cell.layer.problem)))
+            if fault and fault[0] in ("unsupported", "unavailable"):
+                sweep._drop(cell, *fault)
+                continue
+            seconds = (
+                cell.layer.problem.flops * 1e-11 * KERNELS[cell.kernel][0] * rng.uniform(0.98, 1.02)
+            )
+            reply = {
+                "status": "ok", "plan_seconds": 1e-3, "pack_seconds": 2e-5, "workspace": 4096,
+                "algorithm": KERNELS[cell.kernel][1], "accuracy": KERNELS[cell.kernel][2],
+                "error": {"max_error": 1e-7, "mean_error": 1e-8, "score": 1.5 + i, "budget": 0.1},
+                "seconds": seconds, "q25": seconds, "q75": seconds, "samples": 9, "number": 1,
+            }  # fmt: skip
+            if fault:
+                reply = {"status": fault[0], "why": fault[1]}
+                cell.status, cell.why = fault
+            cell.rounds[i] = reply
+            log.add({"kind": "round", "round": i, **cell.key, **reply})
+    sweep.summarize("torch_cpu/builtin")
+    log.add({
+        "kind": "end", "status": "complete", "libraries": {"numpy": {"numpy": "2.4"}},
+        "sentence": "numba/direct is 2.00x faster.",
+    })  # fmt: skip
+    log.close()
+    return path
+
+
+def rewritten(path: Path, change) -> Path:
+    """The record with every line passed through ``change``; None leaves a line out."""
+    lines = [change(json.loads(text)) for text in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines if line is not None))
+    return path
+
+
+def rendered(*records: Path) -> tuple[str, str]:
+    out = records[0].parent / "out"
+    assert command.main(["render", *map(str, records), "--out", str(out)]) == 0
+    return (out / "report.html").read_text("utf-8"), (out / "report.md").read_text("utf-8")
+
+
+def refusal(capsys, *arguments: str) -> str:
+    """The one sentence with which a command refuses, exit code 3."""
+    with pytest.raises(SystemExit) as stopped:
+        command.main(list(arguments))
+    said = capsys.readouterr()
+    assert stopped.value.code == 3 and said.out == ""
+    assert said.err.count("\n") == 1 and "Traceback" not in said.err
+    return said.err
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: tags, attributes, visible text."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_interval_is_the_coordinators():
+    rng = random.Random(0)
+    for n in range(1, 14):
+        values = [rng.lognormvariate(0, 1) for _ in range(n)]
+        assert evidence.interval(values) == compare.interval(values)
+
+
+def test_two_rounds_tell_nothing_apart():
+    slow, quick = {0: 2.0, 1: 2.0, 2: 2.0}, {0: 1.0, 1: 1.0, 2: 1.0}
+    assert evidence.told_apart(slow, quick)
+    assert not evidence.told_apart({0: 2.0, 1: 2.0}, quick)
+    assert not evidence.told_apart(slow, {7: 1.0})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0009996, "1 ms"), (0.000812, "812 µs"), (12.34, "12.3 s"), (3e-10, "0.3 ns"), (1234.5, "1,234 s"),
+     (None, "–")],
+)  # fmt: skip
+def test_seconds_in_words(seconds, words):
+    assert wording.seconds_text(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("speed", "words"),
+    [(1.0, "1.00×"), (0.0026, "0.0026×"), (12.34, "12.3×"), (99.96, "100×"), (1234.4, "1,234×")],
+)
+def test_speed_in_words(speed, words):
+    assert wording.speed_text(speed) == words
+
+
+def test_cut_off_record_gives_the_numbers_of_a_whole_one(tmp_path):
+    """Without cell lines, medians, intervals and speeds come from the rounds, by the same rules."""
+    path = written(tmp_path)
+    whole = {(c.kernel, c.problem): c for c in load(path).cells}
+    cut = load(rewritten(path, lambda line: None if line["kind"] in ("cell", "end") else line))
+    assert cut.ended == "cut off" and cut.baseline == "torch_cpu/builtin"
+    assert len(cut.cells) == len(whole) == len(KERNELS) * len(PROBLEMS)
+    for c in cut.cells:
+        other = whole[c.kernel, c.problem]
+        for name in ("seconds", "low", "high", "confidence", "speed", "accuracy", "flops"):
+            assert getattr(c, name) == pytest.approx(getattr(other, name)), name
+
+
+def test_last_line_that_was_cut_off_is_left_out(tmp_path):
+    path = written(tmp_path)
+    text = path.read_text()
+    path.write_text(text[: text.index('"kind": "cell"') + 30])
+    html, summary = rendered(path)
+    assert "The run was cut off before it could say who won; 12 cells" in html
+    assert "the run was cut off" in summary
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "no such file"),
+        ("", "is empty"),
+        ('{"schema": "convzoo.rec', "cut off in its first line"),
+        ('{"schema": "convzoo.record/2", "kind": "run"}\n', "newer schema convzoo.record/2"),
+        ('{"schema": "other/1", "kind": "run"}\n', "got other/1"),
+        ('{"schema": "convzoo.record/1", "kind": "cell"}\n', "not a record"),
+        ('{"schema": "convzoo.record/1", "kind": "run"}\nnonsense\n', "no JSON in line 2"),
+        ('{"schema": "convzoo.record/1", "kind": "run"}\n[1]\n', "line 2 is not a JSON object"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+    ],
+)
+def test_unusable_record_is_refused_in_one_sentence(tmp_path, capsys, content, sentence):
+    path = tmp_path / "a.jsonl"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert sentence in refusal(capsys, "render", str(path), "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["render"], ["decompose", "--seed", "-1"]])
+def test_wrong_usage_is_exit_code_3(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(arguments)
+    assert stopped.value.code == 3
+    assert "python -m reports" in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, contextlib\nfrom reports.__main__ import main\n"
+        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        "print(*({'numpy', 'matplotlib', 'jinja2', 'torch', 'convzoo', 'PIL'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "decompose" in done.stdout and done.stderr.strip() == ""
+
+
+def test_page_says_what_was_measured(tmp_path):
+    faults = {("numpy/im2col", PROBLEMS[2]): ("unsupported", "needs a smaller image")}
+    html, _ = rendered(
+        written(tmp_path, faults=faults, warnings=["the governor is powersave"], dirty=True)
+    )
+    page = Page(html)
+    for words in (
+        "test-machine", "0123456789 + uncommitted changes", "2026-11-23 07:50 UTC", "numba/direct is 2.00x faster.",
+        "While measuring: the governor is powersave", "needs a smaller image", "numpy 2.4", "a CPU",
+        "python -m benchmarks compare --kernels 'numpy/*'", "quicker with a weaker guarantee: numpy/fft",
+        "What is timed, and what is not", "role=\"alert\"",
+    ):  # fmt: skip
+        assert (words in page.text) != (words == 'role="alert"'), words
+    assert page.tags.count("svg") == 3  # speeds, rates, accuracy
+    assert html.count(">eff.</abbr>") == len(PROBLEMS)  # the rate of an FFT is labelled as such
+    hatched = re.findall(r'<td class="cell hatched"[^>]*title="([^"]*)"', html)
+    assert hatched == ["unsupported: needs a smaller image"]
+    stars = re.findall(r'<td class="n cell \w+ best"[^>]*title="(\S+) on', html)
+    assert stars == ["numba/direct"] * len(PROBLEMS)  # not numpy/fft: it guarantees less
+    for group, n in (("ran", 11), ("wrong", 0), ("failed", 0), ("skipped", 1)):
+        assert re.search(rf"<b>{n}</b> {group} ", html), group
+
+
+def test_wrong_result_stands_above_everything(tmp_path):
+    faults = {
+        ("numba/direct", PROBLEMS[0]): ("wrong", "3 of 9 outputs outside the elementwise bound"),
+        ("numpy/im2col", PROBLEMS[1]): ("crashed", "the process died of signal 11"),
+    }
+    html, summary = rendered(written(tmp_path, faults=faults))
+    assert html.index('role="alert"') < html.index("<header")
+    assert "1 wrong result, 1 crashed" in html
+    assert html.index("3 of 9 outputs") < html.index("<header") > html.index("signal 11")
+    assert summary.index("**WRONG**") < summary.index("numba/direct is 2.00x faster.")
+    assert "python -m benchmarks check numba/direct --problems n1c4h12w12k4r3s3-p1 --seed 7" in html
+    assert "| **wrong** |" in summary
+
+
+def test_same_record_gives_the_same_bytes(tmp_path):
+    path = written(tmp_path)
+    first = rendered(path)
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-m", "reports", "render", str(path), "--out", str(tmp_path / seed)],
+            cwd=ROOT, env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT / "kernels"), "HOME": str(tmp_path)},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        files = done.stdout.splitlines()
+        assert [Path(f).name for f in files] == ["report.html", "report.md"]
+        assert tuple(Path(f).read_text("utf-8") for f in files) == first
+
+
+def test_page_asks_nothing_of_a_network_and_runs_one_script(tmp_path):
+    html, _ = rendered(written(tmp_path))
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#|data:,)""", html)
+    assert "url(http" not in html and "@import" not in html and "://" not in html
+    script = re.search(r"<script>(.*?)</script>", html, re.S)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)[1].replace("&#39;", "'")
+    assert f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
+
+
+def hostile(line: dict) -> dict:
+    """A line with poison in every text, and numbers that are none."""
+    for key in ("machine", "preset", "started", "why", "sentence", "layer", "commit"):
+        if key in line:
+            line[key] = EVIL + "\u202e\ud800\x00"
+    if line["kind"] == "run":
+        line |= {
+            "hardware": {EVIL: [{EVIL: EVIL}], "cpu": None},
+            "command": ["python", EVIL],
+            "warnings": [EVIL, 3],
+        }
+        line |= {"threads": {"n": EVIL}, "seed": math.nan}
+    if line.get("kernel") == "numpy/im2col":
+        line["kernel"] = EVIL
+    if line["kind"] == "cell" and line["kernel"] == "numpy/fft":
+        line |= {
+            "seconds": math.nan,
+            "flops": "many",
+            "error": "NaN",
+            "low": math.inf,
+            "workspace": True,
+        }
+    if line["kind"] == "end":
+        line["libraries"] = {EVIL: {EVIL: EVIL}, "numpy": None}
+    return line
+
+
+def test_hostile_record_neither_runs_nor_breaks_the_page(tmp_path):
+    faults = {
+        ("numba/direct", PROBLEMS[0]): ("wrong", "x"),
+        ("numba/direct", PROBLEMS[1]): ("unsupported", "x"),
+    }
+    html, summary = rendered(rewritten(written(tmp_path, faults=faults), hostile))
+    page = Page(html)
+    assert page.tags.count("script") == 1 and "img" not in page.tags
+    assert not {"iframe", "object", "embed", "base", "form"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert not re.search("[\ud800-\udfff\u202e\x00]", html)
+    assert EVIL in page.text and "7*7" in page.text and " nan" not in page.text.lower()
+    assert "<script" not in summary and "<img" not in summary and "<!--" not in summary
+
+
+def test_missing_fields_and_foreign_lines_still_render(tmp_path):
+    path = tmp_path / "bare.jsonl"
+    lines = [
+        {"schema": "convzoo.record/1", "kind": "run"}, {"kind": "cell"}, {}, {"kind": ["x"]}, {"kind": "round"},
+        {"kind": "skip", "kernel": "a/b"}, {"kind": "cell", "kernel": "a/c", "status": "ok"},
+        {"kind": "cell", "kernel": "a/d", "problem": "p", "status": "ok", "seconds": 1e-3}, {"kind": "end"},
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    html, summary = rendered(path)
+    assert "machine not recorded" in html and "the record holds no time for it" in html
+    assert "a/d" in summary
+    path.write_text(json.dumps(lines[0]) + "\n")
+    assert "Cells: none." in rendered(path)[1]
+
+
+def test_interrupted_run_tells_unreached_cells_from_failed_ones(tmp_path):
+    def interrupted(line):
+        if line["kind"] == "end":
+            line["status"] = "interrupted"
+        if line["kind"] == "cell" and line["kernel"] == "numpy/fft":
+            line = {k: line[k] for k in ("kind", "kernel", "problem", "scenario", "layer")}
+            line |= {"status": "timeout", "why": "never measured"}
+        return None if line["kind"] == "round" and line["kernel"] == "numpy/fft" else line
+
+    html, _ = rendered(rewritten(written(tmp_path), interrupted))
+    assert "The run ended early (interrupted)" in html and 'role="alert"' not in html
+    assert "<b>3</b> unreached" in html and "<b>0</b> failed" in html
+
+
+def test_records_side_by_side(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    first = written(tmp_path / "one")
+    second = written(tmp_path / "two", rounds=2, machine="other-machine", threads=8)
+    html, summary = rendered(first, second)
+    assert "2 records side by side" in html and "They differ in their numbers of threads: 2, 8." in html
+    assert html.count('<article id="run') == 2 and html.count('href="#run') == 2
+    assert "## test-machine" in summary and "## other-machine" in summary
+
+
+def test_default_folder_is_named_after_the_record():
+    from reports.render import default_name
+
+    run = load_of("../../etc/a b")
+    assert default_name([run]) == "------etc-a-b" and default_name([run, run]).endswith("-and-1-more")
+
+
+def load_of(name: str):
+    from reports.cells import Run
+
+    return Run(name, {}, [], None, "complete", "", {})
+
+
+README = f"# Title\n\n{markdown.BEGIN}\nstale\n{markdown.END}\n\nmore\n"
+
+
+def test_readme_is_written_and_checked(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record_path = str(written(tmp_path).relative_to(tmp_path))
+    Path("README.md").write_text(README)
+    assert command.main(["readme", record_path, "--check"]) == 1
+    assert "out of date" in capsys.readouterr().err and Path("README.md").read_text() == README
+    assert command.main(["readme", record_path]) == 0
+    text = Path("README.md").read_text("utf-8")
+    assert (
+        text.startswith("# Title\n")
+        and text.endswith(f"{markdown.END}\n\nmore\n")
+        and "stale" not in text
+    )
+    facts = next(line for line in text.splitlines() if line.startswith("machine: test-machine"))
+    for words in ("2026-11-23", "commit: 0123456789", "threads: 2", "scenario: packed"):
+        assert words in facts
+    rows = {row.split("`")[1]: row for row in text.splitlines() if row.startswith("| `")}
+    assert list(rows) == ["numpy/fft", "numba/direct", "torch_cpu/builtin", "numpy/im2col"]
+    assert rows["numba/direct"].count("**") == 2 * len(PROBLEMS) and "**" not in rows["numpy/fft"]
+    assert "| normwise |" in rows["numpy/fft"] and "(1.00×)" in rows["torch_cpu/builtin"]
+    assert command.main(["readme", record_path, "--check"]) == 0
+
+
+def test_readme_with_hostile_names_keeps_its_markers(tmp_path):
+    table = markdown.readme_table(load(rewritten(written(tmp_path), hostile)))
+    assert markdown.END not in table and markdown.BEGIN not in table and "<script" not in table
+    rows = [row for row in table.splitlines() if row.startswith("| ")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1  # no name opens a column
+
+
+@pytest.mark.parametrize("text", ["no markers", f"{markdown.END} {markdown.BEGIN}", README + README])
+def test_readme_without_one_pair_of_markers_is_refused(tmp_path, capsys, text):
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    said = refusal(capsys, "readme", str(written(tmp_path)), "--file", str(path))
+    assert "each once" in said and path.read_text() == text
+
+
+def test_readme_keeps_windows_line_ends(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_bytes(README.replace("\n", "\r\n").encode())
+    _, after = markdown.replaced(path, "a\n\nb")
+    assert after.count(b"\r\n") == after.count(b"\n")
+    with pytest.raises(Unreadable):
+        markdown.replaced(written(tmp_path), "x")

@@ -1,0 +1,74 @@
+"""The clock agrees with an independent one, keeps outputs for the verdict, and waits for the device."""
+
+import statistics
+import timeit
+
+import numpy as np
+import pytest
+
+from benchmarks.stopwatch import Effort, measure
+
+EFFORT = Effort(0.002, 0.002, 0.1, 5, 40)
+
+
+def spin(n):
+    total = 0
+    for i in range(n):
+        total += i
+    return total
+
+
+@pytest.mark.parametrize("n", [150, 3000])
+def test_agrees_with_timeit(n):
+    """About 3 and 60 microseconds a call. The median of interleaved ratios: one pair is at the mercy of
+    a clock frequency that moves; a stopwatch that is off stays off however many pairs are taken."""
+    ratios = []
+    for _ in range(30):
+        ours = min(measure(spin, [n], lambda: None, EFFORT).seconds)
+        theirs = min(timeit.repeat(lambda: spin(n), number=50, repeat=20)) / 50
+        ratios.append(ours / theirs)
+        if len(ratios) >= 5 and statistics.median(ratios) == pytest.approx(1, abs=0.04):
+            return
+    raise AssertionError(f"ours / timeit: {sorted(ratios)}")
+
+
+def test_outputs_belong_to_their_inputs():
+    inputs = [np.full(2, float(i)) for i in range(3)]
+    samples = measure(lambda x: x + 1, inputs, lambda: None, EFFORT)
+    assert sorted(samples.outputs) == [0, 1, 2]
+    for i, y in samples.outputs.items():
+        assert np.array_equal(y, inputs[i] + 1)
+
+
+def test_slow_call_is_not_repeated_for_nothing():
+    calls = []
+    measure(calls.append, [0], lambda: None, Effort(0.0, 0.0, 0.0, 1, 1))
+    assert len(calls) <= 3
+    slow = []
+
+    def call(x):
+        slow.append(x)
+        spin(2_000_000)
+
+    samples = measure(call, [0], lambda: None, Effort(0.001, 0.001, 0.01, 3, 30))
+    assert samples.number == 1 and len(slow) <= 5
+
+
+def test_waits_for_the_device_and_reads_its_clock():
+    """A stand-in device that finishes work only when waited for."""
+    queue, finished = [], []
+
+    class Clock:
+        def start(self):
+            self.began = len(queue)
+
+        def stop(self):
+            return (len(queue) - self.began) * 1e-3
+
+    def synchronize():
+        finished.extend(queue)
+        queue.clear()
+
+    samples = measure(queue.append, [1], synchronize, Effort(0.0005, 0.0, 0.01, 3, 5), Clock())
+    assert not queue and finished
+    assert samples.device_seconds == pytest.approx([1e-3] * len(samples.seconds))

@@ -1,0 +1,544 @@
+"""Kernels that are wrong on purpose. The verdict that judges the real kernels must reject each of them.
+
+``WRONG[name]`` is (kernel, reason): ``reason`` is a pattern that the verdict's sentence must match.
+``HONEST`` is the same code without a fault, and must pass everything. Two are right as long as nobody
+looks closer: ``PACKS_A_VIEW`` until w changes, ``CROSSED_IN_THREADS`` until a second thread calls.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from convzoo import Conv2d, Plan
+from convzoo.backends import BACKENDS, Backend
+from convzoo.reference import _round_to_bits as round_to_bits
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What the verdict needs to know of a kernel."""
+
+    name: str
+    plan: Callable[[Conv2d], Plan]
+    accuracy: str = "elementwise"
+    algorithm: str = "direct"
+    backend: Backend = BACKENDS["numpy"]
+    max_flops: float | None = None
+
+
+def convolve(
+    p: Conv2d,
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    *,
+    padded: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """An honest convolution, tap by tap, in the dtype of x."""
+    if p.layout == "nhwc":
+        x = x.transpose(0, 3, 1, 2)
+    top, bottom, left, right = p.padding
+    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    if padded is not None:
+        x = padded(x)
+    G, P, Q = p.groups, p.P, p.Q
+    x = x.reshape(p.N, G, p.C // G, *x.shape[2:])
+    w = w.reshape(G, p.K // G, p.C // G, p.R, p.S)
+    y = np.zeros((p.N, G, p.K // G, P, Q), p.dtype)
+    for r in range(p.R):
+        for s in range(p.S):
+            i, j = r * p.dilation[0], s * p.dilation[1]
+            taps = x[..., i : i + P * p.stride[0] : p.stride[0], j : j + Q * p.stride[1] : p.stride[1]]
+            for c in range(p.C // G):
+                y += taps[:, :, None, c, :P, :Q] * w[:, :, c, r, s, None, None]
+    y = y.reshape(p.N, p.K, P, Q)
+    if b is not None:
+        y += b[:, None, None]
+    return np.ascontiguousarray(y.transpose(0, 2, 3, 1)) if p.layout == "nhwc" else y
+
+
+def honest(p: Conv2d) -> Plan:
+    return Plan(lambda x, weights: convolve(p, x, *weights))
+
+
+HONEST = StandIn("honest", honest)
+WRONG: dict[str, tuple[StandIn, str]] = {}
+
+NOT_EXACT = "not exact on integer data"
+OUTSIDE = "outside the elementwise bound"
+LATER = "a later call went wrong"
+
+
+def wrong(reason: str, accuracy: str = "elementwise") -> Callable:
+    """The function below is the plan of a wrong kernel, named like the function."""
+
+    def enter(plan: Callable[[Conv2d], Plan]) -> Callable[[Conv2d], Plan]:
+        name = plan.__name__.strip("_").replace("_", "-")
+        WRONG[name] = (StandIn(name, plan, accuracy), reason)
+        return plan
+
+    return enter
+
+
+def _channels(p: Conv2d) -> int:
+    return 3 if p.layout == "nhwc" else 1
+
+
+def _fit(p: Conv2d, y: np.ndarray) -> np.ndarray:
+    """``y`` cut or filled with 0 to the shape that p asks for: a wrong index in a right loop nest."""
+    fitted = np.zeros(p.y_shape, y.dtype)
+    common = tuple(slice(0, min(a, b)) for a, b in zip(p.y_shape, y.shape, strict=True))
+    fitted[common] = y[common]
+    return fitted
+
+
+def _as_if(p: Conv2d, x: np.ndarray, w: np.ndarray, b: Any, **changes: Any) -> np.ndarray:
+    """What an honest kernel answers to a problem that was misread."""
+    return _fit(p, convolve(replace(p, **changes), x, w, b))
+
+
+# --- memory ------------------------------------------------------------------------------------------
+
+
+@wrong(NOT_EXACT)
+def does_nothing(p):
+    return Plan(lambda x, weights: np.empty(p.y_shape, p.dtype))
+
+
+@wrong(NOT_EXACT)
+def zeros(p):
+    return Plan(lambda x, weights: np.zeros(p.y_shape, p.dtype))
+
+
+@wrong("a second call overwrote the first call's output")
+def one_output_buffer_for_all_calls(p):
+    y = np.empty(p.y_shape, p.dtype)
+
+    def run(x, weights):
+        y[...] = convolve(p, x, *weights)
+        return y
+
+    return Plan(run)
+
+
+@wrong(OUTSIDE)
+def memoised_by_identity(p):
+    answers = {}
+
+    def run(x, weights):
+        if id(x) not in answers:
+            answers[id(x)] = convolve(p, x, *weights)
+        return answers[id(x)].copy()
+
+    return Plan(run)
+
+
+@wrong(OUTSIDE)
+def memoised_first_answer(p):
+    answers = []
+
+    def run(x, weights):
+        if not answers:
+            answers.append(convolve(p, x, *weights))
+        return answers[0].copy()
+
+    return Plan(run)
+
+
+@wrong(LATER)
+def memoised_by_value(p):
+    answers = {}
+
+    def run(x, weights):
+        if x.tobytes() not in answers:
+            answers[x.tobytes()] = convolve(p, x, *weights)
+        return answers[x.tobytes()]
+
+    return Plan(run)
+
+
+@wrong(LATER)
+def memoised_by_value_and_copied(p):
+    """The weights may differ the second time: only the same x with other weights shows this one."""
+    answers = {}
+
+    def run(x, weights):
+        if x.tobytes() not in answers:
+            answers[x.tobytes()] = convolve(p, x, *weights)
+        return answers[x.tobytes()].copy()
+
+    return Plan(run)
+
+
+@wrong(OUTSIDE)
+def weights_of_the_first_pack(p):
+    packed = []
+
+    def pack(w, b):
+        if not packed:
+            packed.append((w.copy(), b if b is None else b.copy()))
+        return packed[0]
+
+    return Plan(lambda x, weights: convolve(p, x, *weights), pack=pack)
+
+
+@wrong("x was changed by the call")
+def changes_x(p):
+    def run(x, weights):
+        y = convolve(p, x, *weights)
+        x *= 2
+        return y
+
+    return Plan(run)
+
+
+@wrong("w was changed by the call")
+def changes_w(p):
+    def pack(w, b):
+        packed = (w.copy(), b)
+        w *= 2
+        return packed
+
+    return Plan(lambda x, weights: convolve(p, x, *weights), pack=pack)
+
+
+@wrong("b was changed by the call")
+def changes_bias(p):
+    def pack(w, b):
+        packed = (w, None if b is None else b.copy())
+        if b is not None:
+            b += 1
+        return packed
+
+    return Plan(lambda x, weights: convolve(p, x, *weights), pack=pack)
+
+
+@wrong("overwrote the first call's output|x was changed")
+def answers_in_the_memory_of_x(p):
+    def run(x, weights):
+        y = convolve(p, x, *weights)
+        if y.shape != x.shape:
+            return y
+        x[...] = y
+        return x
+
+    return Plan(run)
+
+
+@wrong(OUTSIDE)
+def workspace_not_cleared(p):
+    """Sums into a workspace that only the plan cleared: right once."""
+    sums = np.zeros(p.y_shape, p.dtype)
+
+    def run(x, weights):
+        nonlocal sums
+        sums += convolve(p, x, *weights)
+        return sums.copy()
+
+    return Plan(run)
+
+
+@wrong(NOT_EXACT)
+def last_column_unwritten(p):
+    def run(x, weights):
+        y = convolve(p, x, *weights)
+        (y if p.layout == "nchw" else y.transpose(0, 3, 1, 2))[..., -1] = 0
+        return y
+
+    return Plan(run)
+
+
+# --- indices -----------------------------------------------------------------------------------------
+
+
+@wrong(NOT_EXACT)
+def begin_and_end_pads_swapped(p):
+    top, bottom, left, right = p.padding
+    return Plan(lambda x, weights: _as_if(p, x, *weights, padding=(bottom, top, right, left)))
+
+
+@wrong(NOT_EXACT)
+def pad_axes_swapped(p):
+    top, bottom, left, right = p.padding
+    other = replace(p, padding=(max(top, left), max(bottom, right)) * 2)  # large enough for both
+
+    def run(x, weights):
+        y = convolve(replace(other, stride=(1, 1)), x, *weights)
+        down, across = other.padding[0] - left, other.padding[2] - top
+        image = y if p.layout == "nchw" else y.transpose(0, 3, 1, 2)
+        picked = image[:, :, down :: p.stride[0], across :: p.stride[1]]
+        return _fit(p, picked if p.layout == "nchw" else picked.transpose(0, 2, 3, 1))
+
+    return Plan(run)
+
+
+@wrong(NOT_EXACT)
+def stride_axes_swapped(p):
+    return Plan(lambda x, weights: _as_if(p, x, *weights, stride=p.stride[::-1]))
+
+
+@wrong(NOT_EXACT)
+def dilation_axes_swapped(p):
+    roomy = tuple(side + 9 for side in p.padding)  # the swapped filter may be longer than the input
+
+    def run(x, weights):
+        top, left = p.padding[0], p.padding[2]
+        y = convolve(replace(p, padding=roomy, dilation=p.dilation[::-1], stride=(1, 1)), x, *weights)
+        image = y if p.layout == "nchw" else y.transpose(0, 3, 1, 2)
+        picked = image[:, :, roomy[0] - top :: p.stride[0], roomy[2] - left :: p.stride[1]]
+        return _fit(p, picked if p.layout == "nchw" else picked.transpose(0, 2, 3, 1))
+
+    return Plan(run)
+
+
+@wrong(NOT_EXACT)
+def dilation_ignored(p):
+    return Plan(lambda x, weights: _as_if(p, x, *weights, dilation=(1, 1)))
+
+
+@wrong(NOT_EXACT)
+def filter_flipped(p):
+    """A true convolution; the field's word means correlation."""
+    return Plan(lambda x, weights: convolve(p, x, weights[0][:, :, ::-1, ::-1], weights[1]))
+
+
+@wrong(NOT_EXACT)
+def stride_phase_off_by_one(p):
+    if p.stride == (1, 1):
+        return honest(p)
+    return Plan(lambda x, w: convolve(p, x, *w, padded=lambda x: np.roll(x, -1, axis=(2, 3))))
+
+
+@wrong(NOT_EXACT)
+def pads_with_the_edge(p):
+    top, bottom, left, right = p.padding
+
+    def edges(x):
+        inner = x[:, :, top : x.shape[2] - bottom, left : x.shape[3] - right]
+        return np.pad(inner, ((0, 0), (0, 0), (top, bottom), (left, right)), mode="edge")
+
+    return Plan(lambda x, weights: convolve(p, x, *weights, padded=edges))
+
+
+@wrong(NOT_EXACT)
+def groups_interleaved(p):
+    def run(x, weights):
+        if p.groups > 1:
+            axis = _channels(p)
+            order = np.arange(p.C).reshape(p.C // p.groups, p.groups).T.ravel()
+            x = np.take(x, order, axis=axis)
+        return convolve(p, x, *weights)
+
+    return Plan(run)
+
+
+@wrong(NOT_EXACT)
+def channels_off_by_one(p):
+    return Plan(lambda x, weights: convolve(p, np.roll(x, 1, axis=_channels(p)), *weights))
+
+
+@wrong(NOT_EXACT)
+def last_channel_dropped(p):
+    def run(x, weights):
+        w, b = weights
+        w = w.copy()
+        w[:, -1] = 0
+        return convolve(p, x, w, b)
+
+    return Plan(run)
+
+
+@wrong(NOT_EXACT)
+def last_tap_dropped(p):
+    def run(x, weights):
+        w, b = weights
+        w = w.copy()
+        w[-1, -1, -1, -1] = 0
+        return convolve(p, x, w, b)
+
+    return Plan(run)
+
+
+@wrong(NOT_EXACT)
+def bias_dropped(p):
+    return Plan(lambda x, weights: convolve(p, x, weights[0], None))
+
+
+@wrong(NOT_EXACT)
+def bias_doubled(p):
+    return Plan(
+        lambda x, weights: convolve(p, x, weights[0], None if weights[1] is None else 2 * weights[1])
+    )
+
+
+@wrong(NOT_EXACT)
+def bias_of_the_wrong_channel(p):
+    def pack(w, b):
+        return w, None if b is None else np.roll(b, 1)
+
+    return Plan(lambda x, weights: convolve(p, x, *weights), pack=pack)
+
+
+@wrong(NOT_EXACT)
+def one_output_off_by_one(p):
+    def run(x, weights):
+        y = convolve(p, x, *weights)
+        y.reshape(-1)[y.size // 2] += 1
+        return y
+
+    return Plan(run)
+
+
+# --- precision ---------------------------------------------------------------------------------------
+
+
+def _rounding(bits):
+    def plan(p):
+        if p.dtype != "float32":
+            return honest(p)
+
+        def run(x, weights):
+            w, b = weights
+            return convolve(p, round_to_bits(x, bits), round_to_bits(w, bits), b)
+
+        return Plan(run)
+
+    return plan
+
+
+TF32 = StandIn("rounds-inputs-to-tf32", _rounding(11), accuracy="tf32")  # right at its own promise
+
+
+@wrong(NOT_EXACT)
+def tf32_that_promises_elementwise(p):
+    return _rounding(11)(p)
+
+
+@wrong(NOT_EXACT)
+def bfloat16_that_promises_elementwise(p):
+    return _rounding(8)(p)
+
+
+@wrong("outside the tf32 bound", accuracy="tf32")
+def bfloat16_that_promises_tf32(p):
+    return _rounding(8)(p)
+
+
+@wrong("outside the normwise bound", accuracy="normwise")
+def tf32_that_promises_normwise(p):
+    return _rounding(11)(p)
+
+
+@wrong(NOT_EXACT)
+def last_column_scaled(p):
+    """x 1.0005: a tolerance of 1e-3 lets it through."""
+
+    def run(x, weights):
+        y = convolve(p, x, *weights)
+        image = y if p.layout == "nchw" else y.transpose(0, 3, 1, 2)
+        image[..., -1] *= np.dtype(p.dtype).type(1.0005)
+        return y
+
+    return Plan(run)
+
+
+@wrong(NOT_EXACT)
+def float32_sums_for_float64(p):
+    single = replace(p, dtype="float32")
+
+    def run(x, weights):
+        arrays = (None if a is None else a.astype(np.float32) for a in (x, *weights))
+        return convolve(single, *arrays).astype(p.dtype)
+
+    return Plan(run)
+
+
+# --- form of the result ------------------------------------------------------------------------------
+
+
+@wrong(r"y is float64 .*must be float32|y is float32 .*must be float64")
+def other_dtype(p):
+    other = {"float32": "float64", "float64": "float32"}[p.dtype]
+    return Plan(lambda x, weights: convolve(p, x, *weights).astype(other))
+
+
+@wrong(r"y is float32 \(.*must be float32 \(")
+def other_layout(p):
+    def run(x, weights):
+        y = convolve(p, x, *weights)
+        return np.ascontiguousarray(
+            y.transpose(0, 2, 3, 1) if p.layout == "nchw" else y.transpose(0, 3, 1, 2)
+        )
+
+    return Plan(run)
+
+
+@wrong("y must be C-contiguous and writable")
+def transposed_view(p):
+    def run(x, weights):
+        y = convolve(p, x, *weights)
+        return np.ascontiguousarray(y.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+    return Plan(run)
+
+
+@wrong("y must be C-contiguous and writable")
+def read_only_result(p):
+    def run(x, weights):
+        y = convolve(p, x, *weights)
+        y.flags.writeable = False
+        return y
+
+    return Plan(run)
+
+
+@wrong("y is list, not an array")
+def list_of_lists(p):
+    return Plan(lambda x, weights: convolve(p, x, *weights).tolist())
+
+
+@wrong("y is NoneType, not an array")
+def forgets_to_return(p):
+    return Plan(lambda x, weights: None)
+
+
+@wrong(NOT_EXACT)
+def one_nan(p):
+    def run(x, weights):
+        y = convolve(p, x, *weights)
+        y.reshape(-1)[-1:] = np.nan
+        return y
+
+    return Plan(run)
+
+
+def _view(p: Conv2d) -> Plan:
+    def pack(w, b):
+        return w.reshape(p.K, -1), b
+
+    return Plan(lambda x, weights: convolve(p, x, weights[0].reshape(p.w_shape), weights[1]), pack=pack)
+
+
+PACKS_A_VIEW = StandIn("packs-a-view-of-w", _view)
+
+
+# --- threads -----------------------------------------------------------------------------------------
+
+
+def _crossed(p: Conv2d) -> Plan:
+    scratch = np.empty(p.x_shape, p.dtype)
+
+    def run(x, weights):
+        scratch[...] = x
+        time.sleep(0.002)  # the other threads get their turn, as they would in a long loop
+        return convolve(p, scratch, *weights)
+
+    return Plan(run)
+
+
+CROSSED_IN_THREADS = StandIn("one-workspace-for-all-threads", _crossed)
