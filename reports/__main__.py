@@ -1,0 +1,115 @@
+"""``python -m reports``: decompose, render, readme.
+
+Exit codes: 0 fine; 1 a mismatch (the layer is too far from torch, or the README is out of date); 2
+something is missing here; 3 wrong usage, or a file that cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+FINE, MISMATCH, MISSING, USAGE = 0, 1, 2, 3
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message}\n")
+
+
+def natural(word: str) -> int:
+    value = int(word)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+natural.__name__ = "whole number of 0 or more"  # argparse puts it into its sentence
+
+
+def parser() -> Parser:
+    top = Parser(prog="python -m reports", description="What the records say.")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+
+    text = "take one layer apart on a photograph, and compare the sum of its parts with torch"
+    p = verbs.add_parser("decompose", help=text, description=text)
+    p.add_argument("image", nargs="?", type=Path, metavar="IMAGE", help="default: a sample photograph")
+    p.add_argument("--kernel", metavar="NAME", default="numpy/per_channel", help="default: %(default)s")
+    p.add_argument(
+        "--out", type=Path, metavar="FILE", default=Path("decomposition.png"),
+        help="a .png, .svg or .pdf file; default: %(default)s",
+    )  # fmt: skip
+    p.add_argument("--seed", type=natural, metavar="N", default=0, help="of the weights; default: 0")
+
+    text = "write one offline HTML page and a Markdown summary of one record or several"
+    p = verbs.add_parser("render", help=text, description=text)
+    p.add_argument("records", nargs="+", type=Path, metavar="RECORD.jsonl")
+    p.add_argument("--out", type=Path, metavar="DIR", help="default: reports/out/<record>/")
+
+    text = "put a record's table between the results markers of a README"
+    p = verbs.add_parser("readme", help=text, description=text)
+    p.add_argument("record", type=Path, metavar="RECORD.jsonl")
+    p.add_argument("--file", type=Path, metavar="README.md", default=Path("README.md"))
+    p.add_argument("--check", action="store_true", help="change nothing; exit 1 if it is out of date")
+    return top
+
+
+def decompose(args: argparse.Namespace) -> int:
+    from .decompose import decompose
+
+    return decompose(args.image, args.kernel, args.out, args.seed)
+
+
+def render(args: argparse.Namespace) -> int:
+    from .load import load
+    from .render import render
+
+    for path in render([load(record) for record in args.records], args.out):
+        print(path)
+    return FINE
+
+
+def readme(args: argparse.Namespace) -> int:
+    from .load import load
+    from .markdown import readme_table, replaced
+
+    before, after = replaced(args.file, readme_table(load(args.record)))
+    if before == after:
+        print(f"{args.file} is up to date")
+        return FINE
+    if args.check:
+        command = f"python -m reports readme {args.record} --file {args.file}"
+        print(f"{args.file} is out of date; to write it: {command}", file=sys.stderr)
+        return MISMATCH
+    args.file.write_bytes(after)
+    print(f"{args.file} written")
+    return FINE
+
+
+VERBS = {"decompose": decompose, "render": render, "readme": readme}
+
+
+def main(argv: list[str] | None = None) -> int:
+    top = parser()
+    args = top.parse_args(argv)
+    from .values import Unreadable
+
+    try:
+        return VERBS[args.verb](args)
+    except Unreadable as error:
+        top.exit(USAGE, f"python -m reports {args.verb}: {error}\n")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        where = f"{error.filename}: " if error.filename else ""
+        top.exit(USAGE, f"python -m reports {args.verb}: {where}{reason}\n")
+    except ImportError as error:
+        needs = (error.name or str(error)).partition(".")[0]
+        sentence = f"needs {needs}: pip install 'convzoo[report]'"
+        top.exit(MISSING, f"python -m reports {args.verb}: {sentence}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

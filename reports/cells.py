@@ -1,0 +1,183 @@
+"""A run and its cells, put together from the lines of a record.
+
+A run that was killed has no ``cell`` lines; its cells are put together from the rounds that reached
+the disk, by the rules that would have written those lines.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from . import evidence
+from .values import mapping, number, sequence, text
+
+GROUPS = {
+    "ok": "ran", "wrong": "wrong", "mistrusted": "wrong", "crashed": "failed", "timeout": "failed",
+    "unsupported": "skipped", "unavailable": "skipped",
+}  # fmt: skip
+SHORTEST = 1e-12  # seconds; no clock here tells less, and a ratio of two times stays finite
+NEVER = "never measured"  # how a run that was interrupted says that a cell's turn did not come
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One kernel on one problem in one scenario: a time with its evidence, or why there is none."""
+
+    kernel: str
+    problem: str
+    scenario: str
+    layer: str
+    status: str
+    why: str
+    flops: float | None
+    accuracy: str
+    algorithm: str
+    rounds: dict[int, float] = field(default_factory=dict)
+    seconds: float = math.inf  # for a cell without a time
+    low: float | None = None
+    high: float | None = None
+    confidence: float | None = None
+    numbers: dict[str, float | None] = field(default_factory=dict)
+    speed: tuple[float, float, float] | None = None  # against the baseline: median, low, high
+
+    @property
+    def group(self) -> str:
+        """ran, wrong, failed, skipped or unreached."""
+        if self.why == NEVER:
+            return "unreached"
+        return GROUPS.get(self.status, "failed")
+
+    @property
+    def ran(self) -> bool:
+        return self.group == "ran"
+
+    @property
+    def backend(self) -> str:
+        return self.kernel.partition("/")[0]
+
+    @property
+    def gflops_per_s(self) -> float | None:
+        return self.flops / self.seconds / 1e9 if self.flops and self.ran else None
+
+    @property
+    def effective(self) -> bool:
+        """Whether the algorithm does other FLOP than the definition, by which the rate is counted."""
+        return self.algorithm in ("fft", "winograd")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record: who measured what, where, and the cells."""
+
+    name: str
+    header: dict[str, Any]
+    cells: list[Cell]
+    baseline: str | None
+    ended: str  # complete, interrupted, or cut off where the record has no end
+    sentence: str
+    libraries: dict[str, dict[str, str]]
+
+    def said(self, key: str, missing: str = "not recorded") -> str:
+        return text(self.header.get(key), missing)
+
+    @property
+    def problems(self) -> list[str]:
+        return list(dict.fromkeys(c.problem for c in self.cells))
+
+    @property
+    def scenarios(self) -> list[str]:
+        return sorted({c.scenario for c in self.cells}, reverse=True)  # packed before eager
+
+    def of(self, **wanted: str) -> list[Cell]:
+        """Cells with these values, in the order of the record."""
+        return [c for c in self.cells if all(getattr(c, k) == v for k, v in wanted.items())]
+
+
+def _key(line: dict[str, Any]) -> tuple[str, str, str]:
+    kernel, problem, scenario = (text(line.get(k), "?") for k in ("kernel", "problem", "scenario"))
+    return kernel, problem, scenario
+
+
+def assemble(parts: dict[str, list[dict[str, Any]]]) -> list[Cell]:
+    whole = {_key(line): line for line in parts["cell"]}
+    skips = {_key(line): line for line in parts["skip"]}
+    rounds: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for line in parts["round"]:
+        rounds.setdefault(_key(line), []).append(line)
+    keys = dict.fromkeys([*whole, *skips, *rounds])
+    found = [_cell(k, whole.get(k), skips.get(k), rounds.get(k, [])) for k in keys]
+    # The coordinator writes cells in the order of its problems; rounds come shuffled.
+    order = {problem: i for i, problem in enumerate(dict.fromkeys(k[1] for k in whole))}
+    return sorted(
+        found, key=lambda c: (order.get(c.problem, len(order)), c.flops or 0, c.problem, c.kernel)
+    )
+
+
+def _cell(
+    key: tuple[str, str, str], whole: dict[str, Any] | None, skip: dict[str, Any] | None,
+    rounds: list[dict[str, Any]],
+) -> Cell:  # fmt: skip
+    good = [r for r in rounds if r.get("status") == "ok" and number(r.get("seconds"), above=SHORTEST)]
+    bad = [r for r in rounds if r.get("status") != "ok"]
+    last = good[-1] if good else {}
+    said = bad[0] if bad else whole or skip or {"status": "ok"}
+    status, why = text(said.get("status"), "unknown"), text(said.get("why"))
+    medians = {int(number(r.get("round")) or 0): float(r["seconds"]) for r in good}
+    if not medians and whole:
+        values = [number(v, above=SHORTEST) for v in sequence(whole.get("round_seconds"))]
+        medians = {i: v for i, v in enumerate(values) if v is not None}
+    known = whole or {}
+    seconds = number(known.get("seconds"), above=SHORTEST)
+    if seconds is None and medians:
+        seconds = statistics.median(medians.values())
+    if status == "ok" and seconds is None:
+        status, why = "unknown", "the record holds no time for it"
+    cell = Cell(
+        *key, text(known.get("layer"), key[1]), status, why,
+        number(known.get("flops"), above=0) or _flops(key[1]),
+        text(known.get("accuracy", last.get("accuracy")), "not recorded"),
+        text(known.get("algorithm", last.get("algorithm")), "not recorded"),
+        medians,
+    )  # fmt: skip
+    if status != "ok":
+        return cell
+    low, high, confidence = (number(known.get(k)) for k in ("low", "high", "confidence"))
+    if medians and None in (low, high, confidence):
+        low, high, confidence = evidence.interval(medians.values())
+    worst = max(good, key=lambda r: number(mapping(r.get("error")).get("score")) or 0, default={})
+    error = mapping(known.get("error", worst.get("error")))
+    numbers = {k: number(error.get(k)) for k in ("score", "max_error", "mean_error", "budget")}
+    for k in ("workspace", "plan_seconds", "pack_seconds", "device_seconds"):
+        values = [v for r in good if (v := number(r.get(k))) is not None]
+        numbers[k] = number(known.get(k, statistics.median(values) if values else None))
+    numbers["rounds"] = number(known.get("rounds")) or float(len(medians))
+    middle, slow, quick = (
+        number(known.get("vs_baseline" + end), above=SHORTEST) for end in ("", "_low", "_high")
+    )
+    speed = (middle, slow, quick) if middle and slow and quick else None
+    return replace(
+        cell, seconds=seconds, low=low, high=high, confidence=confidence, numbers=numbers, speed=speed
+    )
+
+
+def _flops(problem: str) -> float | None:
+    from convzoo.problem import Conv2d
+
+    try:
+        return float(Conv2d.parse(problem).flops) or None
+    except (ValueError, OverflowError):
+        return None
+
+
+def against(cell: Cell, baseline: str | None, cells: list[Cell]) -> Cell:
+    """The cell with its speed against the baseline, from rounds where the record does not say it."""
+    if not cell.ran or cell.speed is not None or baseline is None:
+        return cell
+    like = (baseline, cell.problem, cell.scenario)
+    rival = next((c for c in cells if (c.kernel, c.problem, c.scenario) == like and c.ran), None)
+    if rival is None:
+        return cell
+    return replace(cell, speed=evidence.summary(evidence.speeds(rival.rounds, cell.rounds)))

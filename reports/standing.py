@@ -1,0 +1,123 @@
+"""Who stands where: the order of kernels, the best of a problem, and what cannot be told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from . import evidence
+from .cells import Cell, Run
+
+# Strongest first, each contains the one before it. Nobody wins by computing less than was asked.
+GUARANTEES = ("elementwise", "normwise", "tf32", "half")
+
+
+def strength(cell: Cell) -> int:
+    """0 for the strongest guarantee; one that is not known counts as the weakest."""
+    return GUARANTEES.index(cell.accuracy) if cell.accuracy in GUARANTEES else len(GUARANTEES)
+
+
+@dataclass(frozen=True)
+class Race:
+    """All cells of one problem in one scenario, quickest first."""
+
+    problem: str
+    scenario: str
+    ranked: list[Cell]
+    others: list[Cell]  # without a time
+
+    @property
+    def layer(self) -> str:
+        return (self.ranked or self.others)[0].layer
+
+    @property
+    def flops(self) -> float | None:
+        return (self.ranked or self.others)[0].flops
+
+    @property
+    def best(self) -> Cell | None:
+        """The quickest of those with the strongest guarantee that is here at all."""
+        return min(self.ranked, key=lambda c: (strength(c), c.seconds), default=None)
+
+    @property
+    def level(self) -> list[Cell]:
+        """Kernels with the best one's guarantee that these rounds cannot tell from it."""
+        best = self.best
+        return [
+            c for c in self.ranked
+            if best and c is not best and strength(c) == strength(best)
+            and not evidence.told_apart(best.rounds, c.rounds)
+        ]  # fmt: skip
+
+    @property
+    def weaker(self) -> list[Cell]:
+        """Kernels that were quicker than the best one, with a weaker guarantee."""
+        best = self.best
+        if best is None:
+            return []
+        return [c for c in self.ranked if c.seconds < best.seconds and strength(c) > strength(best)]
+
+
+def races(run: Run, scenario: str) -> list[Race]:
+    found = []
+    for problem in run.problems:
+        cells = run.of(problem=problem, scenario=scenario)
+        if cells:
+            ranked = sorted((c for c in cells if c.ran), key=lambda c: (c.seconds, c.kernel))
+            others = sorted((c for c in cells if not c.ran), key=lambda c: (c.group, c.kernel))
+            found.append(Race(problem, scenario, ranked, others))
+    return found
+
+
+def overall(run: Run, scenario: str, kernel: str) -> tuple[float, float, float] | None:
+    """Speed against the baseline over all of its problems, as a geometric mean with its interval.
+
+    None for a kernel that did not run on all of them: a mean over other problems is another number.
+    """
+    if run.baseline is None:
+        return None
+    base = {c.problem: c for c in run.of(kernel=run.baseline, scenario=scenario) if c.ran}
+    mine = {c.problem: c for c in run.of(kernel=kernel, scenario=scenario) if c.ran}
+    if not base or not base.keys() <= mine.keys():
+        return None
+    return evidence.summary(evidence.mean_speeds([(base[q].rounds, mine[q].rounds) for q in base]))
+
+
+def ordered(run: Run, scenario: str) -> list[str]:
+    """Kernels of a scenario: those that ran on most problems first, then by their overall speed."""
+    cells = run.of(scenario=scenario)
+    ran: dict[str, int] = {c.kernel: 0 for c in cells}
+    for c in cells:
+        ran[c.kernel] += c.ran
+
+    def place(kernel: str) -> tuple[int, float, str]:
+        found = overall(run, scenario, kernel)
+        return -ran[kernel], -found[0] if found else 0.0, kernel
+
+    return sorted(ran, key=place)
+
+
+def reason(cell: Cell) -> str:
+    return cell.why.removeprefix(f"{cell.kernel} ") or "no reason was recorded"
+
+
+def reasons(cells: Iterable[Cell]) -> dict[tuple[str, str, str], list[Cell]]:
+    """Cells without a time by (group, status, reason), what went wrong first, then the most frequent."""
+    found: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in cells:
+        if not cell.ran:
+            found.setdefault((cell.group, cell.status, reason(cell)), []).append(cell)
+    rank = ("wrong", "failed", "unreached", "skipped")
+    return dict(sorted(found.items(), key=lambda kv: (rank.index(kv[0][0]), -len(kv[1]), kv[0])))
+
+
+def verdict(cell: Cell) -> str:
+    """Its speed against the baseline in words: whether the interval leaves out 1, and on which side."""
+    if cell.speed is None:
+        return "not compared"
+    _, low, high = cell.speed
+    if low == high == 1:
+        return "baseline"
+    if (cell.numbers["rounds"] or 0) < evidence.FEWEST:
+        return "cannot tell"
+    return "faster" if low > 1 else "slower" if high < 1 else "cannot tell"
