@@ -29,8 +29,11 @@ class Plan:
     pack       pack(w, b) -> weights, paid once per set of weights. Never keeps views of w that a
                later change of w would show through, unless it is the default, which keeps the pair.
     workspace  bytes that one call of run allocates beside y.
+    code       the compiled functions behind run (Numba dispatchers, loaded CUDA modules), so that the
+               evidence beside a time can say what the compiler made of them.
     """
 
     run: Callable[[Any, Any], Any]
     pack: Callable[[Any, Any], Any] = keep
     workspace: int = 0
+    code: tuple[Any, ...] = ()

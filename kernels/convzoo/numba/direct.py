@@ -14,7 +14,7 @@ Threads  Numba's, twice: over the rows of the sheets, then over tiles × blocks 
          interpreter lock is held then, so calls from several Python threads take turns; it is released
          for the small problems, which stay on the calling thread
 Cost     FLOP   2·N·K·P·width·C/G·R·S                 width = Q + (S-1)·dilation/stride
-         bytes  x read and the sheets written once; the sheets read K/4 times, w once a tile, from L2
+         bytes  x read and the sheets written once; the sheets read K/4 times, w once a tile, from cache
 Limits   the sums go through L1 once for every six taps: about 3/4 of the peak of AVX-512
          planes below 100 pixels, or K/G below 4, fill their blocks in part; K/G = 1 has its own loop
          nchw without padding and with stride 1 is its own sheet; all else, nhwc too, pays for the copy
@@ -34,6 +34,7 @@ TILE = 1024  # float32 pixels at most, 512 float64: four rows of sums take 16 KB
 LANES = 16  # a tile is a multiple of this, so that vectors of up to 16 lanes leave no remainder
 ROW = TILE + LANES  # from one row of sums to the next: whole multiples of 4 KB would share cache sets
 BLOCK = 4  # output channels; times six taps these are 24 weights, of 32 vector registers
+SHEETS = 2**22  # bytes: as many images at a time as fit, so that their sheets stay in L3
 SERIAL_FLOPS = 2e6  # about 20 microseconds on one thread
 
 
@@ -204,10 +205,13 @@ def plan(p: Conv2d) -> Plan:
     tiles = -(-run_length * p.itemsize // (4 * TILE))
     pixels = -(-run_length // (tiles * LANES)) * LANES
     blocks = -(-outputs // BLOCK)
-    items = p.N * G * -(-run_length // pixels) * blocks
+    items = G * -(-run_length // pixels) * blocks  # of one image
     channel = len(spans) * len(sources) * width  # elements of its sheets
     own_sheet = nchw and p.stride == (1, 1) and not any(p.padding) and pixels <= run_length
-    rows, size = (0, 0) if own_sheet else (p.N * len(sources), p.N * p.C * channel + LANES)
+    batch, rows, size = p.N, 0, 0
+    if not own_sheet:
+        batch = min(p.N, max(1, SHEETS // (p.C * channel * p.itemsize)))
+        rows, size = len(sources), batch * p.C * channel + LANES
     line, gapless = (p.Q, width), (p.P * p.Q, p.P * p.Q)  # of a plane without gaps, one row
     shape = (p.C // G * channel, outputs, *(gapless if width == p.Q else line), run_length, pixels)
     h_step, v_step = (p.W, 1) if nchw else (p.W * p.C, p.C)
@@ -230,9 +234,12 @@ def plan(p: Conv2d) -> Plan:
     def run(x, weights):
         w, b = weights
         y, sheets = np.empty(p.y_shape, p.dtype), np.empty(size, p.dtype)
-        sizes = (p.C, width, rows, items, get_num_threads() if parallel else 1)
-        x, flat = x.reshape(-1), y.reshape(-1)
-        body(x, w, b, flat, sheets, taps, sources, spans, steps, y_steps, sizes, shape)
+        threads = get_num_threads() if parallel else 1
+        for n in range(0, p.N, batch):
+            images, maps = x[n : n + batch], y[n : n + batch]
+            sizes = (p.C, width, len(images) * rows, len(images) * items, threads)
+            images, maps = images.reshape(-1), maps.reshape(-1)
+            body(images, w, b, maps, sheets, taps, sources, spans, steps, y_steps, sizes, shape)
         return y
 
     return Plan(run, pack=pack, workspace=size * p.itemsize)

@@ -8,8 +8,8 @@ Idea     The patch matrix has one row for each tap (c, r, s): channel c as that 
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,C/G,R,S] → y[N,K,P,Q] or [N,P,Q,K]   float32, float64
          inside, for each n: w[G,K/G,C/G·R·S] @ patches[G,C/G·R·S,P·Q] → y[G,K/G,P·Q]
 Threads  the gather: the caller's, without the interpreter lock; the product: those of NumPy's BLAS.
-         A parallel gather was measured and is slower by far: two thread pools take turns here, and
-         the idle threads of each spin for a while on the cores that the other one needs
+         With prange the gather itself took half the time, but the call six times as long (64 channels,
+         56 × 56, two cores): the idle threads of either pool spin on the cores that the other needs
 Cost     FLOP   2·N·K·P·Q·C/G·R·S                     (the problem's own)
          bytes  the patches are written and read once: itemsize·2·N·P·Q·C·R·S
 Limits   R·S times the memory of one image, and a gather that does not grow with the cores
