@@ -1,7 +1,7 @@
-"""``python -m benchmarks``: list, check, compare, doctor, machine, export, gpu.
+"""``python -m benchmarks``: list, check, compare, cost, explain, regress, history, doctor, machine, export, gpu.
 
-Exit codes: 0 fine; 1 an output was wrong; 2 something failed to run, or nothing could run; 3 wrong usage;
-130 ended by Ctrl-C, with everything that was finished kept.
+Exit codes: 0 fine; 1 an output was wrong, or with regress slower; 2 something failed to run, or nothing
+could run; 3 wrong usage; 130 ended by Ctrl-C, with everything that was finished kept.
 """
 
 from __future__ import annotations
@@ -54,17 +54,72 @@ def parser() -> Parser:
     p.add_argument("--budget", type=float, metavar="SECONDS", help="begin no round beyond this")
     p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0, help="for one cell")
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--resume", metavar="RECORD.jsonl", help="go on with an interrupted run")
     p.add_argument("--raw", action="store_true", help="keep every sample in the record")
     p.add_argument(
         "--report", action="store_true", help="write the HTML and Markdown report of this run"
     )
     p.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
+    p = verb("cost", "what kernels cost before they are fast, cold and warm, and when that pays off")
+    p.add_argument("kernels", nargs="*", metavar="GLOB", help="default: all")
+    p.add_argument("--problems", nargs="+", metavar="SET|STRING", default=["seed"])
+    p.add_argument("--threads", type=int, metavar="N", help="default: all usable CPUs")
+    p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0)
+
+    p = verb("regress", "did it get slower or wrong? two commits, or two versions of a library")
+    p.add_argument("base", nargs="?", metavar="BASE", help="the commit to compare with")
+    p.add_argument("head", nargs="?", metavar="HEAD", help="default: the working tree as it is")
+    p.add_argument(
+        "--against", nargs=2, metavar=("OLD", "NEW"),
+        help='two requirements, as "numba==0.67.0" "numba==0.68.1", on one commit (BASE, or the tree)',
+    )  # fmt: skip
+    p.add_argument("--kernels", nargs="+", metavar="GLOB", default=["*"])
+    p.add_argument("--problems", nargs="+", metavar="SET|STRING", help="default: those of compare")
+    p.add_argument("--scenario", nargs="+", choices=("eager", "packed"), default=["packed"])
+    p.add_argument("--screen", type=int, metavar="N", default=4, help="rounds of every cell")
+    p.add_argument(
+        "--confirm", type=int, metavar="N", help="rounds of suspects; default: what Holm needs"
+    )
+    p.add_argument("--minimum", type=float, metavar="PERCENT", default=2.0, help="smaller is no change")
+    p.add_argument("--threads", type=int, metavar="N", help="default: all usable CPUs")
+    p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0, help="for one cell")
+    p.add_argument(
+        "--seed", type=int, help="of data, order and coins; default: a new one, told in --json"
+    )
+    p.add_argument("--markdown", metavar="FILE", help="what changed, for a pull request")
+    p.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+    p = verb("history", "steps in the committed asv results: commit, cell and size")
+    p.add_argument("--results", metavar="DIR", help="default: results_dir of asv.conf.json")
+    p.add_argument("--minimum", type=float, metavar="PERCENT", default=2.0, help="smaller is no step")
+
+    p = verb("selftest", "are wrong kernels caught here, and right ones let through?")
+    p.add_argument(
+        "--null", type=int, nargs="?", const=10, metavar="ROUNDS",
+        help="instead: kernels against themselves; the false alarms and the smallest visible difference",
+    )  # fmt: skip
+    p.add_argument("--kernels", nargs="+", metavar="GLOB", default=["*"], help="families to try")
+    p.add_argument("--bad", metavar="DIR", help="bad kernels of your own, as DIR/<backend>/<name>.py")
+    p.add_argument(
+        "--mutants", action="store_true", help="also every mutant of the honest kernels (minutes)"
+    )
+    p.add_argument("--sample", type=int, metavar="N", help="N mutants only, drawn with --seed")
+    p.add_argument("--seed", type=int, default=0)
+
+    p = verb("explain", "one kernel on one problem: time, what it should cost, ceilings, what ran")
+    p.add_argument("kernel", metavar="KERNEL")
+    p.add_argument("problem", metavar="PROBLEM", help="a string, or set/layer: resnet50/conv1")
+    p.add_argument("--scenario", choices=("eager", "packed"), default="packed")
+    p.add_argument("--threads", type=int, metavar="N", help="default: all usable CPUs")
+    p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0)
+
     verb("doctor", "this machine: hardware, libraries, threads, what would spoil timings")
 
     p = verb("machine", "write reports/machines/<name>.json and tell asv about this machine")
     p.add_argument("--name", metavar="NAME", help="default: made from the hardware")
     p.add_argument("--out", metavar="DIR", help="default: reports/machines")
+    p.add_argument("--facts-only", action="store_true", help="do not measure the ceilings (10 s)")
 
     p = verb("export", "write a record's cells as asv results")
     p.add_argument("record", metavar="RECORD.jsonl")
@@ -187,22 +242,66 @@ def _show_check(rows: list[dict[str, Any]], as_json: bool) -> None:
 def _exit_code(statuses: list[str]) -> int:
     if "wrong" in statuses:
         return WRONG
-    if {"crashed", "timeout"} & set(statuses) or "ok" not in statuses:
+    if {"crashed", "timeout", "mistrusted"} & set(statuses) or "ok" not in statuses:
         return FAILED
     return FINE
 
 
 def compare(args: argparse.Namespace) -> int:
-    from dataclasses import replace
+    from . import compare as sweeping
+    from . import hardware, terminal
+
+    for text in hardware.warnings():
+        print(f"warning: {text}", file=sys.stderr)
+    sweep, header = _resumed(args) if args.resume else _begun(args)
+    log, cells = sweep.record, sweep.cells
+    if header["dirty"]:
+        print("note: the tree has uncommitted changes; the record says so", file=sys.stderr)
+    quiet = args.quiet or args.json
+    code = FINE
+    try:
+        with terminal.progress(len(cells) * sweep.preset.rounds[0], quiet) as sweep.progress:
+            sweep.run()
+        baseline = args.baseline or sweeping.default_baseline(cells)
+        lines = sweep.summarize(baseline)
+        sentence = sweeping.verdict_sentence(cells, baseline, sweep.threads, header["machine"])
+        ended = "interrupted" if sweep.interrupted else "complete"
+        log.add({"kind": "end", "status": ended, "libraries": sweep.about, "sentence": sentence})
+    except OSError as error:
+        print(
+            f"the record could not be written ({error}); every cell that was finished is in {log.path}: "
+            f"mend that, then --resume {log.path}",
+            file=sys.stderr,
+        )
+        return FAILED
+    finally:
+        log.close()
+    report = _report(log.path) if args.report else []
+    if args.json:
+        skipped = [c.key | {"status": c.status, "why": c.why} for c in cells if c.status != "ok"]
+        emit("compare", {
+            "run": header, "cells": lines, "skipped": skipped, "sentence": sentence,
+            "record": str(log.path), "report": report,
+        })  # fmt: skip
+    else:
+        terminal.compare_tables(lines, baseline, header["machine"], sweep.threads)
+        terminal.skip_list(cells)
+        out = terminal.console()
+        out.print(f"\n{sentence}", style="bold", markup=False, soft_wrap=True)
+        for what, where in (("record", str(log.path)), *(("report", r) for r in report)):
+            out.print(f"{what}: {where}", markup=False, soft_wrap=True)
+    code = INTERRUPTED if sweep.interrupted else _exit_code([c.status for c in cells])
+    return code
+
+
+def _begun(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """A new sweep and the header of its record."""
+    from dataclasses import asdict
 
     from . import compare as sweeping
-    from . import hardware, problems, record, terminal
+    from . import hardware, machine_file, problems, record
 
-    preset = sweeping.PRESETS[args.preset]
-    if args.rounds:
-        preset = replace(preset, rounds=(args.rounds, args.rounds))
-    if args.budget:
-        preset = replace(preset, seconds=args.budget)
+    preset = sweeping.preset(args.preset, args.rounds, args.budget)
     layers = problems.resolve(args.problems or problems.PRESETS[args.preset], args.batch)
     kernels = chosen(args.kernels)
     if args.baseline:
@@ -215,44 +314,36 @@ def compare(args: argparse.Namespace) -> int:
         "suite": record.SUITE, "method": "compare", "machine": machine, "hardware": facts,
         "started": datetime.now(UTC).isoformat(timespec="seconds"), **state,
         "commit_date": record.commit_date(state["commit"]), "command": record.command(),
-        "preset": args.preset, "threads": threads, "scenarios": args.scenario, "seed": args.seed,
-        "warnings": hardware.warnings(),
+        "preset": args.preset, "sampling": asdict(preset), "threads": threads,
+        "scenarios": args.scenario, "seed": args.seed, "warnings": hardware.warnings(),
+        "kernels": kernels, "problems": [[x.name, str(x.problem), x.count] for x in layers],
+        "ceilings": machine_file.ceilings(machine, facts, threads), "null": machine_file.load(machine).get("null"),
     }  # fmt: skip
-    cells = [
-        sweeping.Cell(kernel, layer, scenario)
-        for kernel in kernels for layer in layers for scenario in args.scenario
-    ]  # fmt: skip
     path = record.new_path(sweeping.record_folder(args.records), machine, args.preset)
+    cells = sweeping.cells_of(header)
     log = record.Record(path, header)
-    for text in header["warnings"]:
-        print(f"warning: {text}", file=sys.stderr)
-    if state["dirty"]:
-        print("note: the tree has uncommitted changes; the record says so", file=sys.stderr)
-    quiet = args.quiet or args.json
-    with terminal.progress(len(cells) * preset.rounds[0], quiet) as bar:
-        sweep = sweeping.Sweep(cells, preset, threads, args.seed, log, args.timeout, args.raw, bar)
-        sweep.run()
-    baseline = args.baseline or sweeping.default_baseline(cells)
-    lines = sweep.summarize(baseline)
-    sentence = sweeping.verdict_sentence(cells, baseline, threads, machine)
-    ended = "interrupted" if sweep.interrupted else "complete"
-    log.add({"kind": "end", "status": ended, "libraries": sweep.about, "sentence": sentence})
-    log.close()
-    report = _report(path) if args.report else []
-    if args.json:
-        skipped = [c.key | {"status": c.status, "why": c.why} for c in cells if c.status != "ok"]
-        emit("compare", {
-            "run": header, "cells": lines, "skipped": skipped, "sentence": sentence,
-            "record": str(path), "report": report,
-        })  # fmt: skip
-    else:
-        terminal.compare_tables(lines, baseline, machine, threads)
-        terminal.skip_list(cells)
-        out = terminal.console()
-        out.print(f"\n{sentence}", style="bold", markup=False, soft_wrap=True)
-        for what, where in (("record", str(path)), *(("report", r) for r in report)):
-            out.print(f"{what}: {where}", markup=False, soft_wrap=True)
-    return INTERRUPTED if sweep.interrupted else _exit_code([c.status for c in cells])
+    found = sweeping.Sweep(
+        cells, preset, threads, args.seed, log, args.timeout, args.raw, ceilings=header["ceilings"]
+    )
+    return found, header
+
+
+def _resumed(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The sweep of an interrupted record, with what it had finished. ValueError where it cannot go on."""
+    from . import compare as sweeping
+    from . import record
+
+    path = Path(args.resume).resolve()
+    lines = list(record.read(path))
+    header = lines[0]
+    now = record.commit()
+    if (header["commit"], header["dirty"]) != (now["commit"], now["dirty"]) or now["dirty"]:
+        raise ValueError(
+            f"{path}: was measured at commit {header['commit'][:8]}"
+            f"{' with uncommitted changes' if header['dirty'] else ''}, and this tree is at "
+            f"{now['commit'][:8]}{' with uncommitted changes' if now['dirty'] else ''}: begin a new record"
+        )
+    return sweeping.resumed(header, lines[1:], record.Record(path), args.timeout, args.raw), header
 
 
 def _report(path: Path) -> list[str]:
@@ -264,10 +355,125 @@ def _report(path: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+def cost(args: argparse.Namespace) -> int:
+    from . import cost as ladders
+    from . import hardware, problems, terminal
+
+    threads = args.threads or hardware.usable_cpus()
+    todo = [
+        (k, str(x.problem))
+        for x in problems.resolve(args.problems)
+        for k in chosen(args.kernels or ["*"])
+    ]
+    lines = []
+    with terminal.progress(len(todo), args.json) as bar:
+        for kernel, problem in todo:
+            bar.step(f"{kernel} {problem}")
+            lines.append(ladders.ladder(kernel, problem, threads, args.timeout))
+    if args.json:
+        emit("cost", {"threads": threads, "machine": hardware.machine_name(), "cells": lines})
+    else:
+        terminal.cost_tables(lines, threads, hardware.machine_name())
+    return _exit_code([x["status"] for x in lines])
+
+
+def regress(args: argparse.Namespace) -> int:
+    import secrets
+
+    from . import checkout, findings, hardware, problems, record, terminal
+    from . import regress as room
+
+    for name in ("screen", "confirm", "threads"):
+        if (n := getattr(args, name)) is not None and n < 1:
+            raise ValueError(f"--{name} must be at least 1, got {n}")
+    if args.minimum < 0:
+        raise ValueError(f"--minimum must not be negative, got {args.minimum}")
+    if args.markdown and not Path(args.markdown).resolve().parent.is_dir():
+        raise ValueError(f"--markdown {args.markdown}: there is no such folder")
+    threads = args.threads or hardware.usable_cpus()
+    layers = problems.resolve(args.problems or problems.PRESETS["quick"])
+    try:
+        sides = checkout.sides(args.base, args.head, args.against)
+        kernels = {role: checkout.kernels_of(s, args.kernels, threads) for role, s in sides.items()}
+    except checkout.Unprepared as error:
+        print(f"python -m benchmarks regress: {error}", file=sys.stderr)
+        return FAILED
+    if not any(kernels.values()):
+        raise ValueError(f"no kernel matches {' '.join(args.kernels)} on either side")
+    warnings = hardware.warnings() + [s.note for s in sides.values() if s.note]
+    for text in warnings:
+        print(f"warning: {text}", file=sys.stderr)
+    pairs = room.pairs_of(kernels, layers, args.scenario)
+    seed = secrets.randbelow(2**31) if args.seed is None else args.seed
+    with terminal.progress(len(pairs), args.quiet or args.json) as bar:
+        run = room.Regression(
+            pairs, sides, threads, seed, args.screen, args.confirm, args.minimum / 100,
+            timeout=args.timeout, progress=bar,
+        )  # fmt: skip
+        run.run()
+    lines, summary = [run.line(pair) for pair in pairs], run.summary()
+    labels = (sides["base"].label, sides["head"].label)
+    document = {
+        "machine": hardware.machine_name(), "threads": threads, "seed": seed, "warnings": warnings,
+        "status": "interrupted" if run.interrupted else "complete", "command": record.command(),
+        **{role: s.about | {"libraries": run.about[role]} for role, s in sides.items()},
+        "summary": summary, "cells": lines, "sentence": findings.sentence(lines, summary, *labels),
+    }  # fmt: skip
+    if args.markdown:
+        Path(args.markdown).write_text(findings.markdown(document), encoding="utf-8")
+    if args.json:
+        emit("regress", document)
+    else:
+        findings.show(document)
+    if run.interrupted:
+        return INTERRUPTED
+    return WRONG if findings.failing(lines) else FINE if summary["compared"] else FAILED
+
+
+def history(args: argparse.Namespace) -> int:
+    from . import history as room
+
+    try:
+        every = room.series(room.results_folder(args.results))
+    except ImportError:
+        print("history reads asv's results: pip install 'convzoo[bench]'", file=sys.stderr)
+        return FAILED
+    found = room.steps(every, args.minimum / 100)
+    if args.json:
+        steps = [step.line for step in found]
+        emit("history", {
+            "series": len(every), "steps": steps, "sentence": room.sentence(every, found),
+        })  # fmt: skip
+    else:
+        room.show(every, found)
+    return FINE
+
+
+def explain(args: argparse.Namespace) -> int:
+    from . import explain as explaining
+    from . import hardware, problems
+
+    names = chosen([args.kernel])
+    if len(names) > 1:
+        raise ValueError(f"explain takes one kernel, and {args.kernel!r} matches {', '.join(names)}")
+    layers = problems.resolve([args.problem])
+    if len(layers) > 1:
+        which = ", ".join(x.name for x in layers)
+        raise ValueError(f"explain takes one problem: {args.problem}/LAYER with one of {which}")
+    threads = args.threads or hardware.usable_cpus()
+    asked = (names[0], layers[0].problem, args.scenario, threads, args.timeout)
+    document = explaining.explain(*asked)
+    if args.json:
+        emit("explain", document)
+    else:
+        explaining.show(document)
+    return _exit_code([document["status"]])
+
+
 def doctor(args: argparse.Namespace) -> int:
     from convzoo.backends import BACKENDS
 
-    from . import hardware, record
+    from . import hardware, machine_file, record
 
     facts, warnings = hardware.facts(), hardware.warnings()
     backends = {}
@@ -276,9 +482,11 @@ def doctor(args: argparse.Namespace) -> int:
         backends[name] = {"usable": reason is None, "why_not": reason}
         if reason is None:
             backends[name]["about"] = backend.about()
+    name = hardware.machine_name(facts)
+    known = machine_file.load(name)
     document = {
-        "machine": hardware.machine_name(facts), "hardware": facts, "backends": backends,
-        "warnings": warnings, **record.commit(),
+        "machine": name, "hardware": facts, "backends": backends, "warnings": warnings,
+        "ceilings": known.get("ceilings"), "null": known.get("null"), **record.commit(),
     }  # fmt: skip
     if args.json:
         emit("doctor", document)
@@ -295,6 +503,7 @@ def doctor(args: argparse.Namespace) -> int:
         if isinstance(said, dict):
             said = ", ".join(f"{k} {v}" for k, v in said.items())
         out.print(f"  {name:18} {said}", markup=False, soft_wrap=True)
+    _show_machine_file(out, known)
     for text in warnings:
         out.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
     if not warnings:
@@ -302,16 +511,36 @@ def doctor(args: argparse.Namespace) -> int:
     return FINE
 
 
+def _show_machine_file(out: Any, known: dict[str, Any]) -> None:
+    """The measured ceilings and the null experiment of this machine, or how to have them measured."""
+    ceilings, null = known.get("ceilings"), known.get("null")
+    if not ceilings:
+        out.print("  ceilings           not measured: python -m benchmarks machine")
+    for kind in ("fma_gflops_per_s", "read_gb_per_s", "copy_gb_per_s") if ceilings else ():
+        for threads, values in (ceilings or {})[kind].items():
+            told = ", ".join(f"{k} {v:g}" for k, v in values.items())
+            out.print(f"  {kind:18} {threads} threads: {told}", markup=False)
+    if ceilings and "gpu" in ceilings:
+        out.print(f"  gpu ceilings       {ceilings['gpu']}", markup=False, soft_wrap=True)
+    if null:
+        out.print(
+            f"  null experiment    {null['false_alarms']} of {null['twins']} twins differed (expected "
+            f"{null['expected_rate']:.1%}); a difference of {null['smallest_visible']:.1%} is visible "
+            f"in {null['rounds']} rounds",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+    else:
+        out.print("  null experiment    not made: python -m benchmarks selftest --null")
+
+
 def machine(args: argparse.Namespace) -> int:
-    from . import hardware, record
+    from . import ceilings, hardware, machine_file, record
 
     facts = hardware.facts()
     name = args.name or hardware.machine_name(facts)
-    folder = Path(args.out).resolve() if args.out else record.ROOT / "reports" / "machines"
-    path = folder / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    document = {"schema": "convzoo.machine/1", "machine": name, "hardware": facts}
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    folder = Path(args.out).resolve() if args.out else machine_file.FOLDER
+    measured = {} if args.facts_only else {"ceilings": ceilings.measure(hardware.usable_cpus())}
+    path = machine_file.save(name, folder, hardware=facts, **measured)
     try:
         from asv.machine import MachineCollection
     except ImportError:
@@ -351,9 +580,60 @@ def gpu(args: argparse.Namespace) -> int:
     return code if code in (FINE, WRONG) else FAILED
 
 
+def selftest(args: argparse.Namespace) -> int:
+    from . import selftest as trial
+    from . import terminal
+
+    if args.null:
+        return _null(args)
+    chosen(args.kernels)
+    own = Path(args.bad).resolve() if args.bad else None
+    if own is not None and not list(own.glob("*/*.py")):
+        raise ValueError(f"--bad must hold <backend>/<name>.py, got {args.bad}")
+    scores: list[dict[str, Any]] = []
+    with terminal.progress(1, args.json) as bar:
+        rows = trial.run(args.kernels, own, bar, args.seed)
+    if args.mutants or args.sample:
+        from . import mutants
+
+        with terminal.progress(1, args.json) as bar:
+            scores = mutants.run(args.kernels, args.sample, args.seed, bar)
+    fine = trial.passed(rows, scores)
+    if args.json:
+        sentence = trial.sentence(rows, scores)
+        emit("selftest", {"passed": fine, "cells": rows, "mutants": scores, "sentence": sentence})
+    else:
+        trial.show(rows, scores)
+    if not rows:
+        return FAILED
+    return FINE if fine else WRONG
+
+
+def _null(args: argparse.Namespace) -> int:
+    from . import hardware, machine_file, null, terminal
+
+    facts = hardware.facts()
+    name, threads = hardware.machine_name(facts), hardware.usable_cpus()
+    for text in hardware.warnings():
+        print(f"warning: {text}", file=sys.stderr)
+    kernels = [k for k in null.KERNELS if k in chosen(args.kernels or ["*"])]
+    with terminal.progress(2 * len(kernels) * len(null.PROBLEMS) * args.null, args.json) as bar:
+        found = null.experiment(threads, args.null, bar, kernels, 120)
+    path = machine_file.save(
+        name, hardware=facts, null={k: v for k, v in found.items() if k != "pairs"}
+    )
+    if args.json:
+        emit("null", {"machine": name, "path": str(path), **found})
+        return FINE
+    terminal.null_table(found, name)
+    print(f"kept in {path}")
+    return FINE
+
+
 VERBS = {
-    "list": list_kernels, "check": check, "compare": compare, "doctor": doctor,
-    "machine": machine, "export": export, "gpu": gpu,
+    "list": list_kernels, "check": check, "compare": compare, "cost": cost, "explain": explain, "doctor": doctor,
+    "machine": machine, "export": export, "gpu": gpu, "selftest": selftest,
+    "regress": regress, "history": history,
 }  # fmt: skip
 
 
@@ -364,6 +644,8 @@ def main(argv: list[str] | None = None) -> int:
         return VERBS[args.verb](args)
     except (ValueError, FileNotFoundError) as error:
         top.exit(USAGE, f"python -m benchmarks {args.verb}: {error}\n")
+    except OSError as error:
+        top.exit(FAILED, f"python -m benchmarks {args.verb}: {error}\n")
     except KeyboardInterrupt:
         return INTERRUPTED
 

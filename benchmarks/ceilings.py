@@ -33,7 +33,23 @@ def measure(threads: int) -> dict[str, Any]:
             raise RuntimeError(f"the ceilings could not be measured: {done.stderr.strip()[-300:]}")
         for kind, values in json.loads(done.stdout).items():
             found[kind][str(n)] = values
-    return found | {"seconds": round(perf_counter() - began, 1)}
+    gpu = _gpu(environment={"PYTHONPATH": python_path()})
+    return found | gpu | {"seconds": round(perf_counter() - began, 1)}
+
+
+def _gpu(environment: dict[str, str]) -> dict[str, Any]:
+    """The ceilings of the GPU, or why there are none; {} on a machine without one."""
+    from .hardware import gpus
+
+    if not gpus():
+        return {}
+    command = [sys.executable, "-m", "benchmarks.gpu_ceilings"]
+    environment = os.environ | environment
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        return {"gpu": {"why_not": f"could not be measured: {last[:200]}"}}
+    return {"gpu": json.loads(done.stdout)}
 
 
 def _lanes(itemsize: int) -> int:

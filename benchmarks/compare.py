@@ -13,21 +13,31 @@ import math
 import os
 import queue
 import random
+import signal
 import statistics
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from convzoo import Conv2d
+
+from . import ceilings, hardware, plausibility
 from .problems import Layer
 from .record import ROOT, Record
 from .stopwatch import Effort
 from .worker import thread_environment
 
+GPU_BACKENDS = (
+    "numba_cuda",
+    "cupy",
+    "torch_cuda",
+    "torch_mps",
+)  # the host's ceilings say nothing there
 SETTLED = 0.02  # a cell whose interval is this narrow needs no further round
 
 
@@ -47,6 +57,16 @@ PRESETS = {
 }
 
 
+def preset(name: str, rounds: int | None, seconds: float | None) -> Preset:
+    """A preset by name, with the number of rounds or the time replaced where they are given."""
+    found = PRESETS[name]
+    return replace(
+        found,
+        rounds=(rounds, rounds) if rounds else found.rounds,
+        seconds=seconds if seconds else found.seconds,
+    )
+
+
 @dataclass
 class Cell:
     """One kernel on one problem in one scenario, and what its rounds said."""
@@ -57,6 +77,7 @@ class Cell:
     rounds: dict[int, dict[str, Any]] = field(default_factory=dict)
     status: str = "ok"
     why: str = ""
+    path: str | None = None  # of a kernel's file outside the catalog
 
     @property
     def backend(self) -> str:
@@ -98,22 +119,28 @@ def interval(values: Iterable[float]) -> tuple[float, float, float]:
 class Worker:
     """A process that serves one backend; stopped whenever it is not asked."""
 
-    def __init__(self, backend: str, threads: int):
-        environment = os.environ | thread_environment(threads) | {"PYTHONPATH": python_path()}
-        command = [sys.executable, "-m", "benchmarks.worker", backend]
+    def __init__(
+        self, backend: str, threads: int, python: str = sys.executable, kernels: Path | None = None
+    ):
+        paths = {"PYTHONPATH": python_path(kernels)}
+        environment = os.environ | thread_environment(threads) | paths
+        environment.setdefault("CONVZOO_MEMORY_LIMIT", str(hardware.cell_memory()))
+        command = [python, "-m", "benchmarks.worker", backend]
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C belongs to the coordinator, which keeps what is finished
         )  # fmt: skip
         self._replies: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         self.about: dict[str, str] = {}
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._replies.put(line)
+        with self._process.stdout as lines:
+            for line in lines:
+                self._replies.put(line)
         self._replies.put("")
 
     def greet(self, timeout: float) -> dict[str, Any]:
@@ -131,17 +158,21 @@ class Worker:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         except OSError:
-            return {"status": "crashed", "why": self._obituary()}
+            return {"status": "crashed", "why": self._obituary(), "lost": True}
         reply = self._reply(timeout)
         self._signal("suspend")
         return reply
 
     def _reply(self, timeout: float) -> dict[str, Any]:
-        try:
-            line = self._replies.get(timeout=timeout)
-        except queue.Empty:
-            self.close()
-            return {"status": "timeout", "why": f"no answer within {timeout:.0f} s", "lost": True}
+        ends, line = monotonic() + timeout, None
+        while line is None:
+            with contextlib.suppress(queue.Empty):
+                line = self._replies.get(timeout=max(0.0, min(0.5, ends - monotonic())))
+            if line is None and self._process.poll() is not None and self._replies.empty():
+                line = ""  # a child that it left behind holds the pipe open: no end will come
+            elif line is None and monotonic() >= ends:
+                self.close()
+                return {"status": "timeout", "why": f"no answer within {timeout:.0f} s", "lost": True}
         if not line:
             return {"status": "crashed", "why": self._obituary(), "lost": True}
         return json.loads(line)
@@ -157,18 +188,26 @@ class Worker:
             getattr(psutil.Process(self._process.pid), what)()
 
     def close(self) -> None:
+        """End the process and whatever it has started, which would hold the pipe open."""
+        with contextlib.suppress(
+            OSError, AttributeError
+        ):  # it is a session, and so a group, of its own
+            os.killpg(self._process.pid, signal.SIGKILL)
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                if stream is not None:
-                    stream.close()
+        self._listener.join(5)  # closes the pipe that it reads; only it can
+        with contextlib.suppress(OSError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
 
 
-def python_path() -> str:
-    """The tree this coordinator runs from, so that workers import the same code, installed or not."""
-    found = [str(ROOT / "kernels"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+def python_path(kernels: Path | None = None) -> str:
+    """The tree this coordinator runs from, so that workers import the same code, installed or not.
+
+    ``kernels`` is the source root of another tree whose convzoo is to be measured by this harness.
+    """
+    found = [str(kernels or ROOT / "kernels"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return os.pathsep.join(filter(None, found))
 
 
@@ -184,6 +223,7 @@ class Sweep:
     timeout: float = 120.0
     raw: bool = False
     progress: Any = None
+    ceilings: dict[str, Any] = field(default_factory=dict)
     about: dict[str, dict[str, str]] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -193,7 +233,11 @@ class Sweep:
         fewest, most = self.preset.rounds
         try:
             for i in range(most):
-                live = [c for c in self.cells if c.status == "ok" and not c.settled()]
+                live = [
+                    c for c in self.cells if c.status == "ok" and not c.settled() and i not in c.rounds
+                ]
+                if not live and any(i in c.rounds for c in self.cells):
+                    continue  # a resumed run: this round was finished earlier
                 if not live or (i >= fewest and monotonic() - started > self.preset.seconds):
                     break
                 last = monotonic()
@@ -239,12 +283,14 @@ class Sweep:
             "seed": self.seed + 1000 * i,
             "effort": asdict(self.preset.effort),
             "raw": self.raw,
+            "path": cell.path,
         }
         reply = workers[cell.backend].ask(request, self.timeout)
         lost = reply.pop("lost", False)
         if reply["status"] in ("unsupported", "unavailable"):
             self._drop(cell, reply["status"], reply["why"])
         else:
+            self._doubt(cell, reply)
             cell.rounds[i] = reply
             self.record.add({"kind": "round", "round": i, **cell.key, **reply})
             if reply["status"] != "ok":
@@ -253,6 +299,24 @@ class Sweep:
             workers[cell.backend].close()
             workers[cell.backend] = Worker(cell.backend, self.threads)
             self._greet(workers, cell.backend)
+
+    def _doubt(self, cell: Cell, reply: dict[str, Any]) -> None:
+        """Mark a time that this machine cannot have reached; measure its ceilings again before."""
+        if reply["status"] != "ok" or not self.ceilings or cell.backend in GPU_BACKENDS:
+            return
+        cause = (reply["seconds"], cell.layer.problem, reply["algorithm"])
+        why = plausibility.mistrust(*cause, self.ceilings, self.threads)
+        for _ in range(
+            3 if why else 0
+        ):  # other work may have held the ceilings down, not the kernel up
+            again = ceilings.measure(self.threads)
+            self.ceilings = plausibility.best_of(self.ceilings, again)
+            self.record.add({"kind": "ceilings", "ceilings": self.ceilings})
+            why = plausibility.mistrust(*cause, self.ceilings, self.threads)
+            if not why:
+                break
+        if why:
+            reply |= {"status": "mistrusted", "why": why, "doubted_seconds": reply.pop("seconds")}
 
     def _drop(self, cell: Cell, status: str, why: str) -> None:
         if cell.status == "ok":
@@ -273,6 +337,41 @@ class Sweep:
     def _find(self, kernel: str | None, like: Cell) -> Cell | None:
         same = (c for c in self.cells if c.layer == like.layer and c.scenario == like.scenario)
         return next((c for c in same if c.kernel == kernel), None)
+
+
+def cells_of(header: dict[str, Any]) -> list[Cell]:
+    """Every cell that a record's header asks for."""
+    layers = [Layer(name, Conv2d.parse(text), count) for name, text, count in header["problems"]]
+    return [
+        Cell(kernel, layer, scenario)
+        for kernel in header["kernels"] for layer in layers for scenario in header["scenarios"]
+    ]  # fmt: skip
+
+
+def resumed(
+    header: dict[str, Any], lines: list[dict[str, Any]], log: Record, timeout: float, raw: bool
+) -> Sweep:
+    """The sweep that a record began, with the rounds and the refusals that it holds."""
+    sampling = header["sampling"]
+    kept = Preset(Effort(**sampling["effort"]), tuple(sampling["rounds"]), sampling["seconds"])
+    cells = cells_of(header)
+    by_key = {tuple(c.key.values()): c for c in cells}
+    sweep = Sweep(cells, kept, header["threads"], header["seed"], log, timeout, raw)
+    sweep.ceilings = header.get("ceilings") or {}
+    for line in lines:
+        if line["kind"] == "ceilings":
+            sweep.ceilings = line["ceilings"]
+        if line["kind"] not in ("round", "skip"):
+            continue
+        cell = by_key[tuple(line[k] for k in cell_key)]
+        if line["kind"] == "round":
+            cell.rounds[line["round"]] = {k: v for k, v in line.items() if k not in ("kind", *cell_key)}
+        if line["status"] != "ok":
+            cell.status, cell.why = line["status"], line["why"]
+    return sweep
+
+
+cell_key = ("kernel", "problem", "scenario")
 
 
 def summary(cell: Cell) -> dict[str, Any]:

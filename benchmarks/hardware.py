@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -87,6 +88,14 @@ def _memory_bytes() -> int | None:
         return None
 
 
+def cell_memory() -> int:
+    """Bytes that one worker may use: four fifths of the memory, or of the control group's share of it."""
+    memory = _memory_bytes() or 2**34
+    with contextlib.suppress(OSError, ValueError):  # "max": no limit
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return memory * 4 // 5
+
+
 def _governor() -> str | None:
     try:
         return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
@@ -155,6 +164,19 @@ def machine_name(known: dict[str, Any] | None = None) -> str:
     return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")
 
 
+def cuda_majors() -> dict[str, list[str]]:
+    """CUDA majors of the installed distributions: {"12": ["cupy-cuda12x", ...], ...}."""
+    from importlib.metadata import distributions
+
+    found: dict[str, list[str]] = {}
+    for distribution in distributions():
+        name = distribution.metadata["Name"] or ""
+        match = re.search(r"(?:-cu|-cuda)(1\d)", name.lower())
+        if match:
+            found.setdefault(match[1], []).append(name)
+    return found
+
+
 def warnings() -> list[str]:
     """What would spoil timings on this machine now, one sentence each."""
     found = []
@@ -173,6 +195,12 @@ def warnings() -> list[str]:
             found.append(f"{name}={value} asks for more threads than the {cpus} usable CPUs")
     if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"):
         found.append("NUMBA_ENABLE_CUDASIM is set: the CUDA simulator is for tests, never for timings")
+    majors = cuda_majors()
+    if len(majors) > 1:
+        told = "; ".join(
+            f"CUDA {major}: {', '.join(sorted(names)[:3])}" for major, names in majors.items()
+        )
+        found.append(f"two CUDA majors are installed, and one process must not load both ({told})")
     if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK"):
         found.append("PYTORCH_ENABLE_MPS_FALLBACK is set: MPS timings may be of the CPU")
     return found

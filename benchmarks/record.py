@@ -7,6 +7,7 @@ run, and why), ``round`` (one cell in one round), ``cell`` (what all rounds of a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -21,14 +22,30 @@ SUITE = 1  # raised when the meaning of a number changes; numbers of different s
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class Record:
-    """An open record; every line reaches the disk before ``add`` returns."""
+class Busy(ValueError):
+    """Another process is writing this record."""
 
-    def __init__(self, path: Path, header: dict[str, Any]):
+
+class Record:
+    """An open record; every line reaches the disk before ``add`` returns.
+
+    With ``header`` a new file is begun; without one an old record goes on, less a last line that was cut
+    off. Raises Busy where another process has it open, FileExistsError for a new record that is there.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any] | None = None):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("x", encoding="utf-8")
-        self.add({"schema": SCHEMA, "kind": "run", **header})
+        self._file = path.open("r+" if header is None else "x", encoding="utf-8")
+        if not _locked(self._file):
+            self._file.close()
+            raise Busy(f"{path}: another run is writing it; wait for it, or begin a new record")
+        if header is not None:
+            self.add({"schema": SCHEMA, "kind": "run", **header})
+            return
+        whole = self._file.read().rpartition("\n")[0] + "\n"
+        self._file.truncate(len(whole.encode()))
+        self._file.seek(0, os.SEEK_END)
 
     def add(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
@@ -36,7 +53,21 @@ class Record:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk fails here again; add has told of it
+            self._file.close()
+
+
+def _locked(file: Any) -> bool:
+    """Take the advisory lock that goes with this process, where the system has such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -40,17 +40,21 @@ def measure(
     synchronize: Callable[[], None],
     effort: Effort,
     device_clock: Any = None,
+    steady: Callable[[], bool] = lambda: True,
 ) -> Samples:
     """Time ``call(x)`` over rotating ``inputs``, enough calls a sample to drown the clock.
 
     ``synchronize`` returns when the device is idle; it is called once before and once after each
     sample. ``device_clock`` has start() and stop(), which returns seconds by the device's own events.
+    ``steady`` is asked after each sample; where it says no (a throttled GPU) the sample is taken again,
+    up to as often as samples were asked for, and RuntimeError is raised where none was steady.
     """
     samples = Samples()
     samples.number = _calibrate(call, inputs, synchronize, effort)
     batches = [_rotation(inputs, samples.number, first) for first in range(len(inputs))]
     collecting = gc.isenabled()
     gc.disable()
+    rejected = 0
     try:
         started = perf_counter()
         while len(samples.seconds) < effort.most:
@@ -58,6 +62,13 @@ def measure(
                 break
             turn = len(samples.seconds) % len(inputs)
             seconds, device_seconds, y = _sample(call, batches[turn], synchronize, device_clock)
+            if not steady():
+                rejected += 1
+                if rejected <= effort.most:
+                    continue
+                if not samples.seconds:
+                    raise RuntimeError(f"the device was throttled during all of {rejected} samples")
+                break
             samples.seconds.append(seconds / samples.number)
             if device_seconds is not None:
                 samples.device_seconds.append(device_seconds / samples.number)

@@ -128,6 +128,69 @@ def compare_tables(
         out.print()
 
 
+def cost_tables(lines: list[dict[str, Any]], threads: int, machine: str) -> None:
+    """The steps before a kernel is fast, cold and warm, cheapest start first; then when each pays off."""
+    from rich.table import Table
+
+    from . import cost
+
+    out = console()
+    for problem in dict.fromkeys(x["problem"] for x in lines):
+        mine = [x for x in lines if x["problem"] == problem]
+        ok = sorted((x for x in mine if x["status"] == "ok"), key=lambda x: cost.startup(x, "warm"))
+        title = f"{problem}, packed, {threads} threads, {machine}"
+        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        table.add_column("kernel")
+        headings = (
+            "import",
+            "plan, cold",
+            "plan, warm",
+            "pack",
+            "transfer",
+            "first call",
+            "then a call",
+        )
+        for heading in headings:
+            table.add_column(heading, justify="right")
+        for x in ok:
+            warm = x["warm"]
+            steps = (warm["import"], x["cold"]["plan"], *(warm[k] for k in cost.STEPS[1:]), x["run"])
+            table.add_row(x["kernel"], *map(seconds_text, steps))
+        out.print(table)
+        for state in ("cold", "warm"):
+            for slow, quick, calls in cost.pay_offs(mine, state):
+                out.print(f"  {state}: {quick} overtakes {slow} after {calls} calls", markup=False)
+        for x in mine:
+            if x["status"] != "ok":
+                out.print(f"  {x['kernel']}: {x['status']}: {x['why']}", markup=False, soft_wrap=True)
+        out.print()
+
+
+def null_table(found: dict[str, Any], machine: str) -> None:
+    """Each twin's ratio and interval, those that seem to differ marked, and what it comes to."""
+    from rich.table import Table
+
+    out = console()
+    title = (
+        f"Kernels against themselves, {found['rounds']} rounds, {found['threads']} threads, {machine}"
+    )
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for heading in ("kernel", "problem", "ratio", "interval", ""):
+        table.add_column(heading)
+    for x in found["pairs"]:
+        told = f"{x['low']:.3f} - {x['high']:.3f}"
+        alarm = "seems to differ" if x["alarm"] else ""
+        table.add_row(x["kernel"], x["problem"], f"{x['ratio']:.3f}", told, alarm)
+    out.print(table)
+    out.print(
+        f"{found['false_alarms']} of {found['twins']} twins seem to differ ({found['false_alarm_rate']:.1%}; "
+        f"{found['expected_rate']:.1%} is what the intervals allow). In {found['rounds']} rounds a difference "
+        f"of {found['median_visible']:.1%} shows in half of the cells, one of {found['smallest_visible']:.1%} "
+        f"in nearly all.",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
 def skip_list(cells: list[Cell]) -> None:
     """Why cells have no time, a line for each reason; what went wrong stands out."""
     out = console()

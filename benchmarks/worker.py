@@ -6,8 +6,11 @@ standard input and output. asv's benchmark takes the same steps through ``prepar
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
+import signal
 import statistics
 import sys
 from collections.abc import Callable
@@ -36,6 +39,7 @@ class Cell:
 
     kernel: Any
     problem: Any
+    plan: Any
     call: Callable[[Any], Any]
     inputs: list[Any]
     host: list[tuple]
@@ -43,7 +47,19 @@ class Cell:
 
     def time(self, effort: Effort) -> Samples:
         backend = self.kernel.backend
-        return measure(self.call, self.inputs, backend.synchronize, effort, backend.device_clock())
+        clock = backend.device_clock()
+        if backend.device != "cuda":
+            return measure(self.call, self.inputs, backend.synchronize, effort, clock)
+        from .gpu_state import GpuState
+
+        state = GpuState()
+        samples = measure(self.call, self.inputs, backend.synchronize, effort, clock, state.steady)
+        self.report["gpu"] = state.summary()
+        return samples
+
+    def once(self) -> Any:
+        """One call, for whoever wants to watch what it runs."""
+        return self.call(self.inputs[0])
 
     def judge(self, samples: Samples) -> Any:
         """The verdict on the outputs of timed calls: the first that is wrong, or the last."""
@@ -77,19 +93,25 @@ def refuse_to_time(kernel: Any, p: Any) -> None:
         )
 
 
-def prepare_cell(name: str, problem: str, scenario: str, seed: int) -> Cell:
-    """Plan, judge and pack. Raises Unavailable, Unsupported, or AssertionError for a wrong kernel."""
+class Wrong(Exception):
+    """The verdict rejected an output; an AssertionError would be taken for one of the kernel's own."""
+
+
+def prepare_cell(name: str, problem: str, scenario: str, seed: int, path: str | None = None) -> Cell:
+    """Plan, judge and pack. Raises Unavailable, Unsupported, or Wrong. ``path``: see convzoo.load."""
     import convzoo
     from convzoo.reference import examine, inputs
 
-    kernel, p = convzoo.load(name), convzoo.Conv2d.parse(problem)
+    kernel = convzoo.load(name, path) if path else convzoo.load(name)
+    p = convzoo.Conv2d.parse(problem)
     refuse_to_time(kernel, p)
     begin = perf_counter()
     plan = kernel.plan(p)
     plan_seconds = perf_counter() - begin
+    first_seconds = _first_call(kernel.backend, plan, inputs(p, seed))
     verdict = examine(kernel, p, seed, plan)
     if not verdict.ok:
-        raise AssertionError(f"{verdict.why}; repeat: {repeat(name, problem, seed)}")
+        raise Wrong(f"{verdict.why}; repeat: {repeat(name, problem, seed)}")
     backend = kernel.backend
     _, w, b = inputs(p, seed + 2)
     host = [(inputs(p, seed + 3 + i)[0], w, b) for i in range(ROTATING)]
@@ -100,16 +122,33 @@ def prepare_cell(name: str, problem: str, scenario: str, seed: int) -> Cell:
     weights = pack(w, b)
     backend.synchronize()
     pack_seconds = perf_counter() - begin
+    begin = perf_counter()
+    backend.to_device(host[0][0])
+    backend.synchronize()
+    transfer_seconds = perf_counter() - begin
     calls = {"packed": lambda x: run(x, weights), "eager": lambda x: run(x, pack(w, b))}
     report = {
         "plan_seconds": plan_seconds,
         "pack_seconds": pack_seconds,
+        "transfer_seconds": transfer_seconds,
+        "first_seconds": first_seconds,
         "workspace": plan.workspace,
         "accuracy": kernel.accuracy,
         "algorithm": kernel.algorithm,
         "error": {k: v for k, v in asdict(verdict).items() if k not in ("ok", "why")},
     }
-    return Cell(kernel, p, calls[scenario], xs, host, report)
+    return Cell(kernel, p, plan, calls[scenario], xs, host, report)
+
+
+def _first_call(backend: Any, plan: Any, data: tuple) -> float:
+    """Seconds of the first call of all, which may compile, load or tune what plan left undone."""
+    x, w, b = (None if a is None else backend.to_device(a) for a in data)
+    weights = plan.pack(w, b)
+    backend.synchronize()
+    begin = perf_counter()
+    plan.run(x, weights)
+    backend.synchronize()
+    return perf_counter() - begin
 
 
 def repeat(name: str, problem: str, seed: int) -> str:
@@ -117,26 +156,68 @@ def repeat(name: str, problem: str, seed: int) -> str:
     return f"python -m benchmarks check {name} --problems {problem} --seed {seed}"
 
 
+def fingerprint_of(cell: Cell, scenario: str) -> dict[str, Any]:
+    """What ran, once per cell in this process: it costs more than a short timing."""
+    from .fingerprint import fingerprint
+
+    key = (cell.kernel.name, str(cell.problem), scenario)
+    if key not in _fingerprints:
+        _fingerprints[key] = fingerprint(cell.kernel, cell.plan, cell.problem, cell.once)
+    return _fingerprints[key]
+
+
+_fingerprints: dict[tuple[str, str, str], dict[str, Any]] = {}
+
+
 def run_cell(request: dict[str, Any]) -> dict[str, Any]:
-    """One request of the coordinator, from plan to verdict; every outcome is a status."""
+    """One request of the coordinator, from plan to verdict; every outcome is a status.
+
+    ``lost`` in the reply: the kernel has changed this process, which must serve no other.
+    """
+    from convzoo.backends import BACKENDS
+
+    from .doubts import Watch
+
+    watch = Watch(BACKENDS[request["kernel"].partition("/")[0]])
+    reply = _from_plan_to_verdict(request)
+    if why := watch.reasons():
+        reply["lost"] = True
+        if reply["status"] == "ok":
+            reply = {"status": "mistrusted", "why": why, "lost": True}
+    return reply
+
+
+def _from_plan_to_verdict(request: dict[str, Any]) -> dict[str, Any]:
     from convzoo import Unavailable, Unsupported
+
+    from .doubts import remembers
 
     try:
         where = (request["kernel"], request["problem"], request["scenario"], request["seed"])
-        cell = prepare_cell(*where)
+        cell = prepare_cell(*where, request.get("path"))
         samples = cell.time(Effort(**request["effort"]))
         verdict = cell.judge(samples)
+        doubt = remembers(cell) if verdict.ok else ""
+        wanted = request.get("fingerprint", True)
+        fingerprint = fingerprint_of(cell, request["scenario"]) if wanted else {}
     except Unavailable as reason:
         return {"status": "unavailable", "why": str(reason)}
     except Unsupported as reason:
         return {"status": "unsupported", "why": str(reason)}
-    except AssertionError as error:
+    except Wrong as error:
         return {"status": "wrong", "why": str(error)}
+    except MemoryError as error:
+        limit = os.environ.get("CONVZOO_MEMORY_LIMIT")
+        allowed = f"{int(limit) / 2**30:.1f} GiB that a worker may use" if limit else "memory there is"
+        return {"status": "crashed", "why": f"needs more than the {allowed} ({error})"}
     except Exception as error:  # the kernel's own: it costs one cell, not the run
         return {"status": "crashed", "why": f"{type(error).__name__}: {error}"}
     if not verdict.ok:
         return {"status": "wrong", "why": verdict.why}
-    return {"status": "ok", **cell.report, **_summary(samples, bool(request.get("raw")))}
+    if doubt:
+        return {"status": "mistrusted", "why": doubt}
+    reply = cell.report | {"fingerprint": fingerprint}
+    return {"status": "ok", **reply, **_summary(samples, bool(request.get("raw")))}
 
 
 def _summary(samples: Samples, raw: bool) -> dict[str, Any]:
@@ -156,8 +237,25 @@ def _summary(samples: Samples, raw: bool) -> dict[str, Any]:
     return found
 
 
+def _live_and_die_with_the_coordinator() -> None:
+    """Die when the coordinator dies, even while stopped, and keep to the memory that a cell may use.
+
+    A stopped process does not see that its input has ended; only the kernel can end it then.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if limit := os.environ.get("CONVZOO_MEMORY_LIMIT"):
+        # data, not address space: CUDA reserves far more addresses than it ever uses
+        with contextlib.suppress(ImportError, ValueError):
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
+
+
 def main() -> None:
     """Serve one backend until standard input ends."""
+    _live_and_die_with_the_coordinator()
+    begin = perf_counter()
     from convzoo.backends import BACKENDS
 
     replies = os.fdopen(os.dup(1), "w")
@@ -167,6 +265,7 @@ def main() -> None:
     if backend.why_not() is None:
         backend.set_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         hello["about"] = backend.about()
+    hello["import_seconds"] = perf_counter() - begin
     print(json.dumps(hello), file=replies, flush=True)
     for line in sys.stdin:
         print(json.dumps(run_cell(json.loads(line))), file=replies, flush=True)

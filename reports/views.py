@@ -29,6 +29,8 @@ def page(run: Run, number: int) -> dict[str, Any]:
         "scenarios": [tables.scenario(run, s) for s in run.scenarios],
         "hardware": hardware(run),
         "libraries": libraries(run),
+        "ceilings": ceilings(run),
+        "noise": noise(run),
         "commit": commit(run),
         "command": command(run),
         "check": check(run, alarms),
@@ -146,6 +148,41 @@ def hardware(run: Run) -> list[tuple[str, str]]:
         elif value is not None:
             rows.append((name, text(value)))
     return rows
+
+
+CEILINGS = {
+    "fma_gflops_per_s": "multiply-adds, GFLOP/s",
+    "read_gb_per_s": "reading, GB/s",
+    "copy_gb_per_s": "copying, GB/s",
+}
+
+
+def ceilings(run: Run) -> list[tuple[str, str]]:
+    """What the machine could do at most when the run began, measured."""
+    known = mapping(run.header.get("ceilings"))
+    rows = []
+    for key, name in CEILINGS.items():
+        for threads, values in mapping(known.get(key)).items():
+            told = [
+                f"{text(k)} {v:g}" for k, x in mapping(values).items() if (v := number(x)) is not None
+            ]
+            if told:
+                rows.append((f"{name}, {text(threads)} threads", ", ".join(told)))
+    return rows
+
+
+def noise(run: Run) -> str:
+    """What the null experiment of this machine says about small differences."""
+    null = mapping(run.header.get("null"))
+    visible, alarms, twins = (
+        number(null.get(k)) for k in ("smallest_visible", "false_alarms", "twins")
+    )
+    if visible is None or alarms is None or twins is None:
+        return "No null experiment was recorded for this machine: how small a difference it can show is unknown."
+    return (
+        f"Kernels timed against themselves on this machine: {alarms:.0f} of {twins:.0f} twins seemed to differ, "
+        f"and in {text(null.get('rounds'))} rounds a difference must exceed {visible:.1%} to be visible."
+    )
 
 
 def libraries(run: Run) -> list[tuple[str, str]]:

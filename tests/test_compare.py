@@ -78,7 +78,7 @@ def kernels(tmp_path, monkeypatch):
             def run(x, weights):
                 calls[0] += 1
                 y = oracle(p, x, *weights).astype(x.dtype)
-                return y if calls[0] <= 4 else y + 1
+                return y if calls[0] <= 5 else y + 1
             return Plan(run)
     """)
     (folder / "drifts.py").write_text(head + drift)

@@ -6,6 +6,8 @@ import timeit
 import numpy as np
 import pytest
 
+from benchmarks import gpu_state
+from benchmarks.gpu_state import GpuState
 from benchmarks.stopwatch import Effort, measure
 
 EFFORT = Effort(0.002, 0.002, 0.1, 5, 40)
@@ -72,3 +74,50 @@ def test_waits_for_the_device_and_reads_its_clock():
     samples = measure(queue.append, [1], synchronize, Effort(0.0005, 0.0, 0.01, 3, 5), Clock())
     assert not queue and finished
     assert samples.device_seconds == pytest.approx([1e-3] * len(samples.seconds))
+
+
+class FakeNvml:
+    """A GPU whose clocks are held down during the samples that ``throttled`` says."""
+
+    NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
+    nvmlClocksThrottleReasonSwPowerCap = 4
+    nvmlClocksThrottleReasonGpuIdle = 1
+
+    def __init__(self, throttled):
+        self._throttled = iter(throttled)
+
+    def nvmlDeviceGetHandleByIndex(self, i):
+        return "gpu"
+
+    def nvmlDeviceGetClockInfo(self, gpu, kind):
+        return 1980
+
+    def nvmlDeviceGetPowerUsage(self, gpu):
+        return 650_000
+
+    def nvmlDeviceGetTemperature(self, gpu, kind):
+        return 60
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, gpu):
+        return 4 if next(self._throttled, False) else 1
+
+
+def test_throttled_samples_are_taken_again():
+    state = GpuState(FakeNvml([True, False, True, False, False]))
+    effort = Effort(0.0005, 0.0, 0.1, 3, 3)
+    samples = measure(spin, [10], lambda: None, effort, steady=state.steady)
+    assert len(samples.seconds) == 3
+    told = state.summary()
+    assert told["rejected_samples"] == 2 and told["sm_clock_mhz"] == 1980 and told["power_watts"] == 650
+
+
+def test_a_gpu_that_never_steadies_has_no_time():
+    state = GpuState(FakeNvml([True] * 1000))
+    with pytest.raises(RuntimeError, match="throttled during all of"):
+        measure(spin, [10], lambda: None, Effort(0.0005, 0.0, 0.0, 3, 3), steady=state.steady)
+
+
+def test_without_nvml_nothing_is_rejected_and_nothing_claimed(monkeypatch):
+    monkeypatch.setattr(gpu_state, "_nvml", lambda: None)
+    state = GpuState()
+    assert state.steady() and state.summary() == {}

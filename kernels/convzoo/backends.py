@@ -10,6 +10,9 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,7 +72,7 @@ class Backend:
 
     def take(self, name: str, a: Any) -> Any:
         """A user's array of this library as kernels need it: native, dense, C-contiguous, here."""
-        if a.flags.c_contiguous and a.dtype.isnative:
+        if a.flags.c_contiguous and a.flags.aligned and a.dtype.isnative:
             return a
         # not ascontiguousarray: that keeps the negative stride of a reversed axis of length 1
         return np.array(a, dtype=a.dtype.newbyteorder("="), order="C", copy=True, subok=False)
@@ -148,7 +151,7 @@ class NumbaCuda(Backend):
         return contextlib.nullcontext()
 
     def owns(self, a: Any) -> bool:
-        return hasattr(a, "copy_to_host")
+        return hasattr(a, "copy_to_host") and type(a).__module__.startswith("numba")
 
     def take(self, name: str, a: Any) -> Any:
         if a.is_c_contiguous():
@@ -303,7 +306,7 @@ class Torch(Backend):
     def owns(self, a: Any) -> bool:
         import torch
 
-        return isinstance(a, torch.Tensor)
+        return type(a) is torch.Tensor  # a subclass may do its work when it is read
 
     def take(self, name: str, a: Any) -> Any:
         import torch
@@ -372,6 +375,83 @@ class Torch(Backend):
         return about
 
 
+class Engine(Backend):
+    """An inference engine on the CPU: a library that is told its threads whenever it is given weights.
+
+    Its kernels read their number as CONVZOO_THREADS from the environment while planning: what
+    ``set_threads`` said, else OMP_NUM_THREADS, else all usable CPUs.
+    """
+
+    _planning = threading.RLock()  # the environment is one for all engines
+
+    def __init__(self, name: str, *others: str):
+        super().__init__(name, needs=name)
+        self.modules = (name, *others)
+        self.threads = _threads_by_default()
+        self.cpus: list[int] = []  # where set_threads has bound them, in order; empty: nowhere
+
+    def why_not(self) -> str | None:
+        missing = [m for m in self.modules if not installed(m)]
+        if missing:
+            verb = "is" if len(missing) == 1 else "are"
+            names = " and ".join(missing)
+            return f"needs {names}, which {verb} not installed: pip install 'convzoo[peers]'"
+        return None
+
+    @contextlib.contextmanager
+    def planning(self) -> Iterator[None]:
+        with self._planning:
+            os.environ["CONVZOO_THREADS"] = str(self.threads)
+            os.environ["CONVZOO_CPUS"] = ",".join(map(str, self.cpus))
+            yield
+
+    def set_threads(self, n: int) -> None:
+        self.threads = n
+
+    def about(self) -> dict[str, str]:
+        return {m: importlib.import_module(m).__version__ for m in self.modules} | {
+            "threads": str(self.threads)
+        }
+
+
+class OnnxRuntime(Engine):
+    def set_threads(self, n: int) -> None:
+        """Where OMP_PROC_BIND asks for bound threads, this one is bound and kernels bind the others.
+
+        An OpenMP runtime would do so unasked, but this library has none, and two of its threads that
+        share a core, each spinning for the other, take twice the time or more.
+        """
+        super().set_threads(n)
+        bound = os.environ.get("OMP_PROC_BIND", "").lower() in ("true", "close", "spread")
+        if bound and not self.cpus and hasattr(os, "sched_setaffinity"):
+            cpus = _one_cpu_of_each_core()
+            if n <= len(cpus):
+                self.cpus = cpus
+                os.sched_setaffinity(0, cpus[:1])
+
+
+def _threads_by_default() -> int:
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _one_cpu_of_each_core() -> list[int]:
+    """The first CPU, among those this process may run on, of each core."""
+    cores: dict[str, int] = {}
+    for cpu in sorted(os.sched_getaffinity(0)):
+        try:
+            siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+            core = siblings.read_text()
+        except OSError:
+            core = str(cpu)
+        cores.setdefault(core, cpu)
+    return list(cores.values())
+
+
 BACKENDS: dict[str, Backend] = {
     b.name: b
     for b in (
@@ -383,6 +463,9 @@ BACKENDS: dict[str, Backend] = {
         Torch("cpu"),
         Torch("cuda"),
         Torch("mps"),
+        OnnxRuntime("onnxruntime", "onnx"),
+        Engine("openvino"),
+        Engine("ncnn"),
     )
 }
 

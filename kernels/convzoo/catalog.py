@@ -11,6 +11,8 @@ import ast
 import difflib
 import fnmatch
 import importlib
+import importlib.util
+import sys
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -51,7 +53,9 @@ class Kernel:
 
     def module(self) -> ModuleType:
         """The kernel's file, imported whether or not this machine can run it."""
-        return importlib.import_module(f"convzoo.{self.path.parent.name}.{self.path.stem}")
+        if self.path.is_relative_to(ROOT):
+            return importlib.import_module(f"convzoo.{self.path.parent.name}.{self.path.stem}")
+        return _module_at(self.path)
 
     def plan(self, p: Conv2d) -> Plan:
         """Compile and lay out everything that depends on shapes alone. Raises Unsupported."""
@@ -78,6 +82,17 @@ class Kernel:
             return y
 
         return Plan(lambda x, y: self.backend.to_device(y), pack=pack)
+
+
+@lru_cache(maxsize=64)
+def _module_at(path: Path) -> ModuleType:
+    """A kernel's file outside the package, imported once under a name that no package has."""
+    spec = importlib.util.spec_from_file_location(f"kernel file {path}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path}: a kernel's file must end with .py")
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @lru_cache(maxsize=1)
@@ -111,6 +126,13 @@ def read(path: Path, backend: Backend) -> Kernel:
     )  # fmt: skip
 
 
+def _backend(name: str) -> Backend:
+    backend = name.partition("/")[0]
+    if backend not in BACKENDS:
+        raise ValueError(f"conv2d: kernel must begin with one of {', '.join(BACKENDS)}, got {name!r}")
+    return BACKENDS[backend]
+
+
 def names(*patterns: str) -> list[str]:
     """Names of all kernels, or of those that match any glob (``numba/*``); usable here or not."""
     every = list(_catalog())
@@ -133,9 +155,13 @@ def find(name: str) -> Kernel:
         ) from None
 
 
-def load(name: str) -> Kernel:
-    """The kernel of that name. Raises Unavailable, before its file is imported, where it cannot run."""
-    kernel = find(name)
+def load(name: str, path: str | Path | None = None) -> Kernel:
+    """The kernel of that name. Raises Unavailable, before its file is imported, where it cannot run.
+
+    With ``path`` the kernel in that file, which need not lie in the catalog; the name begins with the
+    backend that it is for.
+    """
+    kernel = find(name) if path is None else read(Path(path), _backend(name))
     if reason := kernel.backend.why_not():
         raise Unavailable(f"{name} {reason}")
     return kernel

@@ -52,4 +52,4 @@ def plan(p: Conv2d) -> Plan:
         kernel((blocks,), (THREADS,), (x, w, no_bias if b is None else b, y, *arguments))
         return y
 
-    return Plan(run)
+    return Plan(run, code=(kernel,))

@@ -10,16 +10,16 @@ Idea     The sum of one output is a chain of additions, but the sums of many out
          The sums of a tile of pixels stay in L1 until all taps are in.
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,C/G,R,S] → y[N,K,P,Q] or [N,P,Q,K]   float32, float64
          inside: sheets[N,C,columns,rows,width], w[G,blocks,taps,4] made by pack, sums[4,1024]
-Threads  Numba's, twice: over the rows of the sheets, then over tiles × blocks of four channels. The
-         interpreter lock is held then, so calls from several Python threads take turns; it is released
-         for the small problems, which stay on the calling thread
+Threads  Numba's, twice: over the rows of the sheets, then over tiles × blocks of four channels, without
+         the interpreter lock. Small problems stay on the calling thread
 Cost     FLOP   2·N·K·P·width·C/G·R·S                 width = Q + (S-1)·dilation/stride
          bytes  x read and the sheets written once; the sheets read K/4 times, w once a tile, from cache
 Limits   the sums go through L1 once for every six taps: about 3/4 of the peak of AVX-512
          planes below 100 pixels, or K/G below 4, fill their blocks in part; K/G = 1 has its own loop
          nchw without padding and with stride 1 is its own sheet; all else, nhwc too, pays for the copy
-Source   own; Zhang, Franchetti and Low, High Performance Zero-Memory Overhead Direct Convolutions, 2018,
-         for blocking the output and leaving the layout alone
+         calls from several Python threads at once need Numba's omp or tbb layer, not workqueue
+Source   own; Zhang, Franchetti and Low, High Performance Zero-Memory Overhead Direct Convolutions,
+         2018, for blocking the output in registers
 """
 
 from functools import cache
@@ -173,12 +173,12 @@ def compiled(dtype: str, parallel: bool):
         several(4), several(3), several(5), several(6),
     )  # fmt: skip
     if parallel:
-        return njit(signature, parallel=True, cache=True)(on_all_threads)
+        return njit(signature, parallel=True, nogil=True, cache=True)(on_all_threads)
     return njit(signature, nogil=True, cache=True)(on_one_thread)
 
 
 def sheets_of(p: Conv2d):
-    """Where the rows and columns of the sheets come from, where each tap's run begins, and the width."""
+    """Where rows and columns of the sheets come from, where each tap's run begins, and the width."""
     (stride_h, stride_w), (dilation_h, dilation_w) = p.stride, p.dilation
     rests_h = sorted({r * dilation_h % stride_h for r in range(p.R)})
     rests_w = sorted({s * dilation_w % stride_w for s in range(p.S)})
@@ -221,7 +221,7 @@ def plan(p: Conv2d) -> Plan:
     body = compiled(p.dtype, parallel)
 
     def pack(w, b):
-        """w[g, block, tap, j] and b[g, block, j] for output channel 4·block + j of group g; zeros after."""
+        """w[g, block, tap, j] and b[g, block, j] of output channel 4·block + j; zeros after."""
         packed = np.zeros((G, blocks, p.taps, BLOCK), p.dtype)
         bias = np.zeros((G, blocks, BLOCK), p.dtype)
         for j in range(min(BLOCK, outputs)):
@@ -242,4 +242,4 @@ def plan(p: Conv2d) -> Plan:
             body(images, w, b, maps, sheets, taps, sources, spans, steps, y_steps, sizes, shape)
         return y
 
-    return Plan(run, pack=pack, workspace=size * p.itemsize)
+    return Plan(run, pack=pack, workspace=size * p.itemsize, code=(body,))

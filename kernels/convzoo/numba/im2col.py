@@ -1,10 +1,10 @@
 """im2col with the gather compiled: no padded copy of x, and none at all for a plain 1 × 1 filter.
 
 After    numpy/im2col   (new here: three compiled loops write a line of the patch matrix)
-Idea     The patch matrix has one row for each tap (c, r, s): channel c as that tap sees it. NumPy needed
-         a padded copy of x and one general copy of six axes. Here every line of such a row is three
-         plain loops, zeros, pixels, zeros, and LLVM vectorises them. The product stays the library's:
-         w times patches, straight into y.
+Idea     The patch matrix has one row for each tap (c, r, s): channel c as that tap sees it. NumPy
+         needed a padded copy of x and one general copy of six axes. Here every line of such a row is
+         three plain loops, zeros, pixels, zeros, and LLVM vectorises them. The product stays the
+         library's: w times patches, straight into y.
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,C/G,R,S] → y[N,K,P,Q] or [N,P,Q,K]   float32, float64
          inside, for each n: w[G,K/G,C/G·R·S] @ patches[G,C/G·R·S,P·Q] → y[G,K/G,P·Q]
 Threads  the gather: the caller's, without the interpreter lock; the product: those of NumPy's BLAS.
@@ -57,10 +57,9 @@ def compiled(dtype: str):
     """gather for one dtype. Told all types, Numba compiles here and never again while running."""
     number, whole = from_dtype(np.dtype(dtype)), types.int64
     image = types.Array(number, 1, "C", readonly=True, aligned=False)  # other arrays convert to it
-    pair = types.UniTuple(whole, 2)
-    signature = types.void(
-        image, types.UniTuple(whole, 4), types.UniTuple(whole, 7), types.Array(number, 1, "C"), pair, pair, pair
-    )  # fmt: skip
+    patches, pair = types.Array(number, 1, "C"), types.UniTuple(whole, 2)
+    steps, sizes = types.UniTuple(whole, 4), types.UniTuple(whole, 7)
+    signature = types.void(image, steps, sizes, patches, pair, pair, pair)
     return njit(signature, nogil=True, cache=True)(gather)
 
 
@@ -93,4 +92,4 @@ def plan(p: Conv2d) -> Plan:
             target += b.reshape(G, outputs, 1)
         return y
 
-    return Plan(run, workspace=p.itemsize * elements)
+    return Plan(run, workspace=p.itemsize * elements, code=(body,))

@@ -6,13 +6,12 @@ Idea     Outputs do not depend on each other, so any loop over them may run in p
          one loop over all rows of y, and every thread takes an equal run of them. Small problems stay
          on the calling thread, because waking the others costs as much as thousands of products.
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,C/G,R,S] → y[N,K,P,Q] or [N,P,Q,K]   float32, float64
-Threads  Numba's; thread t computes the t-th part of the N·K·P rows. The interpreter lock is held then,
-         so calls from several Python threads take turns: each has all cores, and Numba's simplest
-         threading layer allows no more. It is released for the small problems
+Threads  Numba's; thread t computes the t-th part of the N·K·P rows, without the interpreter lock
 Cost     FLOP   2·N·K·P·Q·C/G·R·S                     (the problem's own)
          bytes  one pixel and one weight for each product: itemsize·2·N·K·P·Q·C/G·R·S, from cache
 Limits   each thread is as slow as numba/naive: the sum is still one chain of scalar additions
          rows at the upper and lower border cost less than the others, and nothing evens that out
+         calls from several Python threads at once need Numba's omp or tbb layer, not workqueue
          either layout is read in place, through strides
 Source   own; Numba documentation, Automatic parallelization with @jit
 """
@@ -72,7 +71,7 @@ def compiled(dtype: str, parallel: bool):
     y = types.Array(number, 4, "A")
     signature = types.void(read(4), read(4), read(1), y, pair, pair, pair, types.int64)
     if parallel:
-        return njit(signature, parallel=True, cache=True)(on_all_threads)
+        return njit(signature, parallel=True, nogil=True, cache=True)(on_all_threads)
     return njit(signature, nogil=True, cache=True)(on_one_thread)
 
 
@@ -90,4 +89,4 @@ def plan(p: Conv2d) -> Plan:
         body(x, w, no_bias if b is None else b, target, p.stride, p.dilation, corner, p.groups)
         return y
 
-    return Plan(run)
+    return Plan(run, code=(body,))

@@ -79,7 +79,8 @@ def signature(p: Conv2d) -> str:
 
 def plan(p: Conv2d) -> Plan:
     grid = geometry(p)
-    launch = cuda.jit(signature(p))(build(p))[grid]  # a signature: compiled now, not at the first call
+    body = cuda.jit(signature(p))(build(p))  # a signature: compiled now, not at the first call
+    launch = body[grid]
     dtype = np.dtype(p.dtype)
     # only ever read, so that all calls share it
     no_bias = None if p.bias else cuda.to_device(np.zeros(p.K, dtype))
@@ -90,4 +91,4 @@ def plan(p: Conv2d) -> Plan:
         launch(x, w, no_bias if b is None else b, y)
         return y
 
-    return Plan(run)
+    return Plan(run, code=(body,))

@@ -1,0 +1,556 @@
+"""Kernels that cheat, break or hang on purpose, for every backend: what ``python -m benchmarks selftest`` tries.
+
+Each function below is one fault. It gets the plan of an honest kernel of the backend and returns a plan
+that is spoiled; ``write`` puts it in a file of its own, so that it takes the way of any other kernel. A fault
+says with which status its cell must end, and a pattern that the reason must match.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+# A backend that is not listed gets the first of its kernels that promises the most.
+HONEST = {
+    "python": "python/naive", "numpy": "numpy/shifted", "numba": "numba/parallel",
+    "numba_cuda": "numba_cuda/naive", "cupy": "cupy/shifted", "torch_cpu": "torch_cpu/builtin",
+    "torch_cuda": "torch_cuda/unfold", "torch_mps": "torch_mps/unfold",
+}  # fmt: skip
+REFUSED = "not exact|outside the|must be"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A way to be wrong, the status that a cell with it must get, and what the reason must say."""
+
+    name: str
+    spoil: Callable[[Any, Any, Any], Any]
+    status: str
+    reason: str
+
+    @property
+    def headline(self) -> str:
+        return (self.spoil.__doc__ or "").strip().splitlines()[0]
+
+
+FAULTS: dict[str, Fault] = {}
+
+
+def must_end(status: str, reason: str = "") -> Callable:
+    """The function below is a fault: spoil(p, honest plan, backend) -> plan."""
+
+    def enter(spoil: Callable) -> Callable:
+        FAULTS[spoil.__name__] = Fault(spoil.__name__, spoil, status, reason)
+        return spoil
+
+    return enter
+
+
+def honest_kernel(backend: str) -> str:
+    """The kernel of a backend that the faults are put into."""
+    from convzoo.catalog import find, names
+
+    if backend in HONEST:
+        return HONEST[backend]
+    mine = names(f"{backend}/*")
+    return next((name for name in mine if find(name).accuracy == "elementwise"), mine[0])
+
+
+def write(folder: Path, backend: str, fault: Fault) -> Path:
+    """A kernel's file with this fault, made from the honest kernel of the backend."""
+    from convzoo.catalog import find
+
+    honest = find(honest_kernel(backend))
+    path = folder / backend / f"{fault.name}.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f'"""{fault.headline}"""\n\nfrom benchmarks.bad_kernels import spoiled\n\n'
+        f"ALGORITHM = {honest.algorithm!r}\nACCURACY = {honest.accuracy!r}\n\n\n"
+        f"def plan(p):\n    return spoiled({backend!r}, {fault.name!r}, p)\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def spoiled(backend: str, fault: str, p: Any) -> Any:
+    """The plan of the backend's honest kernel, with the fault put in."""
+    from convzoo.catalog import load
+
+    kernel = load(honest_kernel(backend))
+    return FAULTS[fault].spoil(p, kernel.plan(p), kernel.backend)
+
+
+def _changed(honest: Any, backend: Any, change: Callable[[Any], Any]) -> Callable:
+    """run, with its finished output changed on the host."""
+
+    def run(x: Any, weights: Any) -> Any:
+        return backend.to_device(change(backend.to_host(honest.run(x, weights)).copy()))
+
+    return run
+
+
+def _channels_first(p: Any, y: Any) -> Any:
+    return y if p.layout == "nchw" else y.transpose(0, 3, 1, 2)
+
+
+def _empty(p: Any, backend: Any) -> Any:
+    import numpy as np
+
+    return backend.to_device(np.empty(p.y_shape, p.dtype))
+
+
+# --- the answer is not there -------------------------------------------------------------------------
+
+
+@must_end("wrong", REFUSED)
+def does_nothing(p, honest, backend):
+    """Returns memory that nobody wrote."""
+    return replace(honest, run=lambda x, weights: _empty(p, backend))
+
+
+@must_end("wrong", REFUSED)
+def stale_memory(p, honest, backend):
+    """Returns what an earlier call left in memory, copied from wherever that was."""
+    earlier: list[Any] = []
+
+    def run(x, weights):
+        y = honest.run(x, weights)
+        earlier.append(backend.to_host(y).copy())
+        return backend.to_device(earlier[0] if len(earlier) == 1 else earlier.pop(0))
+
+    return replace(honest, run=run)
+
+
+@must_end("wrong", REFUSED)
+def workspace_not_cleared(p, honest, backend):
+    """Adds to a workspace that only the plan cleared: right once."""
+    import numpy as np
+
+    sums = np.zeros(p.y_shape, p.dtype)
+
+    def add(y):
+        nonlocal sums
+        sums += y
+        return sums.copy()
+
+    return replace(honest, run=_changed(honest, backend, add))
+
+
+@must_end("wrong", REFUSED)
+def zeros(p, honest, backend):
+    """Returns zeros."""
+    import numpy as np
+
+    return replace(honest, run=lambda x, weights: backend.to_device(np.zeros(p.y_shape, p.dtype)))
+
+
+@must_end("wrong", REFUSED)
+def tail_unwritten(p, honest, backend):
+    """The last column of y is never written."""
+
+    def forget(y):
+        _channels_first(p, y)[..., -1] = 0
+        return y
+
+    return replace(honest, run=_changed(honest, backend, forget))
+
+
+@must_end("wrong", REFUSED)
+def last_element_unwritten(p, honest, backend):
+    """One number of y, the last, is never written."""
+
+    def forget(y):
+        y.reshape(-1)[-1] = 0
+        return y
+
+    return replace(honest, run=_changed(honest, backend, forget))
+
+
+@must_end("wrong", REFUSED)
+def one_buffer(p, honest, backend):
+    """Every call returns the same array."""
+    y = _empty(p, backend)
+
+    def run(x, weights):
+        backend.overwrite(y, backend.to_host(honest.run(x, weights)))
+        return y
+
+    return replace(honest, run=run)
+
+
+FAULTS["one_buffer"] = replace(FAULTS["one_buffer"], reason="overwrote the first call's output")
+
+# --- the answer is another one -----------------------------------------------------------------------
+
+
+@must_end("wrong", REFUSED)
+def wrong_layout(p, honest, backend):
+    """The right numbers in the other order of axes, under the right shape."""
+    import numpy as np
+
+    def reorder(y):
+        axes = (0, 2, 3, 1) if p.layout == "nchw" else (0, 3, 1, 2)
+        return np.ascontiguousarray(y.transpose(axes)).reshape(p.y_shape)
+
+    return replace(honest, run=_changed(honest, backend, reorder))
+
+
+@must_end("wrong", "must be")
+def wrong_shape(p, honest, backend):
+    """The right numbers with the axes of y, and its shape, in the other order."""
+    import numpy as np
+
+    def reorder(y):
+        return np.ascontiguousarray(y.transpose(0, 2, 3, 1))
+
+    return replace(honest, run=_changed(honest, backend, reorder))
+
+
+@must_end("wrong", REFUSED)
+def bias_forgotten(p, honest, backend):
+    """Packs the weights without the bias."""
+    return replace(honest, pack=lambda w, b: honest.pack(w, _like(backend, b, lambda host: 0 * host)))
+
+
+@must_end("wrong", REFUSED)
+def filter_flipped(p, honest, backend):
+    """A convolution as mathematics defines it, where a correlation is asked for."""
+
+    def pack(w, b):
+        return honest.pack(_like(backend, w, lambda host: host[:, :, ::-1, ::-1].copy()), b)
+
+    return replace(honest, pack=pack)
+
+
+def _like(backend: Any, array: Any, change: Callable[[Any], Any]) -> Any:
+    return None if array is None else backend.to_device(change(backend.to_host(array).copy()))
+
+
+@must_end("wrong", REFUSED)
+def less_precise(p, honest, backend):
+    """Rounds x and w to the 11 bits of TF32, and promises float32."""
+    return _rounding(honest, backend, 11)
+
+
+@must_end("wrong", REFUSED)
+def far_less_precise(p, honest, backend):
+    """Rounds x and w to the 8 bits of bfloat16, and promises float32."""
+    return _rounding(honest, backend, 8)
+
+
+def _rounding(honest: Any, backend: Any, bits: int) -> Any:
+    import numpy as np
+
+    def rounded(host):
+        mantissa, exponent = np.frexp(host)
+        return np.ldexp(np.round(mantissa * 2**bits) / 2**bits, exponent).astype(host.dtype)
+
+    def run(x, weights):
+        return honest.run(_like(backend, x, rounded), weights)
+
+    return replace(honest, run=run, pack=lambda w, b: honest.pack(_like(backend, w, rounded), b))
+
+
+@must_end("wrong", REFUSED)
+def nearly_right(p, honest, backend):
+    """The last column is too large by 5 in 10 000, which a tolerance of 1e-3 lets through."""
+
+    def scale(y):
+        _channels_first(p, y)[..., -1] *= 1.0005
+        return y
+
+    return replace(honest, run=_changed(honest, backend, scale))
+
+
+@must_end("wrong", REFUSED)
+def one_nan(p, honest, backend):
+    """One number of y is NaN, which a comparison by > lets through."""
+
+    def spoil(y):
+        y.reshape(-1)[0] = math.nan
+        return y
+
+    return replace(honest, run=_changed(honest, backend, spoil))
+
+
+# --- its inputs are not its own ----------------------------------------------------------------------
+
+
+@must_end("wrong", "x was changed|a later call went wrong")
+def changes_x(p, honest, backend):
+    """Changes x after use."""
+
+    def run(x, weights):
+        y = honest.run(x, weights)
+        backend.synchronize()
+        backend.overwrite(x, 2 * backend.to_host(x))
+        return y
+
+    return replace(honest, run=run)
+
+
+@must_end("wrong", "w was changed")
+def changes_w(p, honest, backend):
+    """Changes the caller's weights while packing them."""
+
+    def pack(w, b):
+        weights = honest.pack(_like(backend, w, lambda host: host), b)
+        backend.overwrite(w, 2 * backend.to_host(w))
+        return weights
+
+    return replace(honest, pack=pack)
+
+
+# --- it remembers ------------------------------------------------------------------------------------
+
+
+@must_end("wrong", REFUSED)
+def remembers_by_id(p, honest, backend):
+    """Keeps the answer under id(x)."""
+    answers: dict[int, Any] = {}
+
+    def run(x, weights):
+        if id(x) not in answers:
+            answers[id(x)] = backend.to_host(honest.run(x, weights)).copy()
+        return backend.to_device(answers[id(x)])
+
+    return replace(honest, run=run)
+
+
+@must_end("wrong", REFUSED)
+def remembers_x_by_value(p, honest, backend):
+    """Keeps the answer under the values of x, and forgets that the weights count."""
+    answers: dict[bytes, Any] = {}
+
+    def run(x, weights):
+        key = backend.to_host(x).tobytes()
+        if key not in answers:
+            answers[key] = backend.to_host(honest.run(x, weights)).copy()
+        return backend.to_device(answers[key])
+
+    return replace(honest, run=run)
+
+
+@must_end("mistrusted", "remembers its answers")
+def remembers_all_by_value(p, honest, backend):
+    """Keeps the answer under the values of x and w: right, and timed it would be the fastest of all."""
+    packs: list[Any] = []
+    answers: dict[tuple[int, bytes], Any] = {}
+
+    def pack(w, b):
+        packs.append(honest.pack(w, b))
+        return len(packs) - 1
+
+    def run(x, which):
+        key = (which, backend.to_host(x).tobytes())
+        if key not in answers:
+            answers[key] = backend.to_host(honest.run(x, packs[which])).copy()
+        return backend.to_device(answers[key])
+
+    return replace(honest, run=run, pack=pack)
+
+
+@must_end("mistrusted", "remembers its answers")
+def remembers_a_sample(p, honest, backend):
+    """Knows an x that it has met by a few of its values, and skips the work."""
+    packs: list[Any] = []
+    answers: dict[tuple[int, bytes], Any] = {}
+
+    def pack(w, b):
+        packs.append(honest.pack(w, b))
+        return len(packs) - 1
+
+    def run(x, which):
+        key = (which, backend.to_host(x).reshape(-1)[:: max(1, math.prod(x.shape) // 64)].tobytes())
+        if key not in answers:
+            answers[key] = backend.to_host(honest.run(x, packs[which])).copy()
+        return backend.to_device(answers[key])
+
+    return replace(honest, run=run, pack=pack)
+
+
+# --- it behaves while it is watched ------------------------------------------------------------------
+
+
+@must_end("wrong", "timed output is wrong")
+def lazy_once_judged(p, honest, backend):
+    """Right for as long as a verdict takes, then it returns what nobody wrote."""
+    calls = iter(range(10**9))
+
+    def run(x, weights):
+        return honest.run(x, weights) if next(calls) < 8 else _empty(p, backend)
+
+    return replace(honest, run=run)
+
+
+@must_end("wrong", REFUSED + "|overwrote")
+def returns_early(p, honest, backend):
+    """A thread of its own fills y later; the call returns at once."""
+
+    def run(x, weights):
+        y, now = _empty(p, backend), backend.to_device(backend.to_host(x).copy())
+
+        def fill():
+            time.sleep(0.005)
+            backend.overwrite(y, backend.to_host(honest.run(now, weights)))
+
+        threading.Thread(target=fill, daemon=True).start()
+        return y
+
+    return replace(honest, run=run)
+
+
+@must_end("mistrusted", "thread")
+def returns_early_once_judged(p, honest, backend):
+    """Lets a thread of its own do the work once the first verdict is given, and leaves it running."""
+    calls = iter(range(10**9))
+
+    def run(x, weights):
+        if next(calls) < 8:
+            return honest.run(x, weights)
+        y, filled = _empty(p, backend), threading.Event()
+
+        def fill():
+            backend.overwrite(y, backend.to_host(honest.run(x, weights)))
+            filled.set()
+            time.sleep(5)
+
+        threading.Thread(target=fill, daemon=True).start()
+        filled.wait()
+        return y
+
+    return replace(honest, run=run)
+
+
+@must_end("wrong", "not an array")
+def answers_for_itself(p, honest, backend):
+    """Returns an array whose subtraction says that there is no difference."""
+    import numpy as np
+
+    class Agreeable(np.ndarray):
+        def __sub__(self, other):  # type: ignore[override]
+            return np.zeros(self.shape)
+
+    return replace(honest, run=lambda x, weights: np.zeros(p.y_shape, p.dtype).view(Agreeable))
+
+
+@must_end("mistrusted", "changed perf_counter")
+def slows_the_clock(p, honest, backend):
+    """Replaces the clock that times it by one that runs ten times slower."""
+
+    def run(x, weights):
+        from benchmarks import stopwatch
+
+        if not hasattr(stopwatch.perf_counter, "slow"):
+
+            def slow():
+                return time.perf_counter() / 10
+
+            slow.slow = True  # type: ignore[attr-defined]
+            stopwatch.perf_counter = slow
+        return honest.run(x, weights)
+
+    return replace(honest, run=run)
+
+
+@must_end("mistrusted", "on which the clock and the verdict rest")
+def bribes_the_judge(p, honest, backend):
+    """Replaces the oracle by its own wrong answer."""
+    import numpy as np
+
+    def run(x, weights):
+        from convzoo import reference
+
+        def convinced(p, *data):
+            return np.zeros(p.y_shape)
+
+        reference.oracle = convinced
+        return backend.to_device(np.zeros(p.y_shape, p.dtype))
+
+    return replace(honest, run=run)
+
+
+# --- it does not come back ---------------------------------------------------------------------------
+
+
+@must_end("crashed", "RuntimeError: on purpose")
+def raises(p, honest, backend):
+    """Raises an exception."""
+
+    def run(x, weights):
+        raise RuntimeError("on purpose")
+
+    return replace(honest, run=run)
+
+
+@must_end("crashed", "AssertionError: on purpose")
+def asserts(p, honest, backend):
+    """Fails an assertion of its own, which is no verdict."""
+
+    def run(x, weights):
+        raise AssertionError("on purpose")
+
+    return replace(honest, run=run)
+
+
+@must_end("crashed", "the process")
+def leaves(p, honest, backend):
+    """Ends the process as if all were well."""
+
+    def run(x, weights):
+        raise SystemExit(0)
+
+    return replace(honest, run=run)
+
+
+@must_end("crashed", "signal 11")
+def dies(p, honest, backend):
+    """Dies of a segmentation fault."""
+
+    def run(x, weights):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    return replace(honest, run=run)
+
+
+@must_end("crashed", "the process ended with 3")
+def leaves_a_child(p, honest, backend):
+    """Ends the process, but not before it has started another that holds on to everything."""
+
+    def run(x, weights):
+        if os.fork() == 0:
+            time.sleep(600)
+        os._exit(3)
+
+    return replace(honest, run=run)
+
+
+@must_end("timeout", "no answer within")
+def hangs(p, honest, backend):
+    """Never returns."""
+
+    def run(x, weights):
+        while True:
+            time.sleep(1)
+
+    return replace(honest, run=run)
+
+
+@must_end("crashed", "GiB|memory")
+def allocates_without_end(p, honest, backend):
+    """Asks for memory until there is none."""
+    import numpy as np
+
+    def run(x, weights):
+        kept = []
+        while True:
+            kept.append(np.empty(2**27, np.uint8))
+
+    return replace(honest, run=run)

@@ -1,0 +1,175 @@
+"""One kernel on one problem: its time beside what it should cost, what the machine allows, and what ran.
+
+The time is of one process and one round: enough to see which bound is near, not enough to rank kernels; for
+that there is ``compare``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from convzoo.catalog import find
+
+from . import formula, hardware, machine_file
+from .compare import Worker
+from .plausibility import useful_flops
+from .stopwatch import Effort
+
+EFFORT = Effort(sample=0.01, warm_up=0.03, budget=0.3, fewest=3, most=30)
+PRIVATE = ("L1", "L2")  # levels that every core has for itself
+
+
+def explain(
+    kernel: str, problem: Any, scenario: str, threads: int, timeout: float = 120.0
+) -> dict[str, Any]:
+    """Everything that is known about a cell; without a time where its status is not ok."""
+    k = find(kernel)
+    machine = hardware.machine_name()
+    found = {
+        "kernel": kernel, "problem": str(problem), "scenario": scenario, "threads": threads,
+        "machine": machine, "idea": k.headline, "algorithm": k.algorithm, "accuracy": k.accuracy,
+        "flops": problem.flops, "useful_flops": useful_flops(problem), "min_bytes": problem.min_bytes,
+        "cost": {key: asdict(cost) for key, cost in formula.costs(k.doc, problem).items()},
+    }  # fmt: skip
+    found |= {"status": "ok", "why": "", "fingerprint": {}} | _measured(
+        kernel, str(problem), scenario, threads, timeout
+    )
+    if k.backend.device != "cpu":
+        return found | {
+            "bounds": None,
+            "no_bounds": "the ceilings are of the CPU, and this backend runs on a GPU",
+        }
+    ceilings = machine_file.load(machine).get("ceilings")
+    if not ceilings:
+        return found | {"bounds": None, "no_bounds": "no ceilings: run python -m benchmarks machine"}
+    limits = bounds(problem, ceilings, threads)
+    if limits is None:
+        return found | {
+            "bounds": None,
+            "no_bounds": f"no ceilings for {threads} threads and {problem.dtype}: "
+            "run python -m benchmarks machine",
+        }
+    if "seconds" in found:
+        limits |= {
+            "of_fma": limits["fma_seconds"] / found["seconds"],
+            "of_bandwidth": limits["bytes_seconds"] / found["seconds"],
+            "of_limit": limits["seconds"] / found["seconds"],
+        }
+    return found | {"bounds": limits}
+
+
+def _measured(kernel: str, problem: str, scenario: str, threads: int, timeout: float) -> dict[str, Any]:
+    """The worker's reply to one request, in a process of its own."""
+    worker = Worker(kernel.partition("/")[0], threads)
+    try:
+        hello = worker.greet(timeout)
+        if "status" in hello:
+            return {"status": hello["status"], "why": f"while importing: {hello['why']}"}
+        request = {"kernel": kernel, "problem": problem, "scenario": scenario, "seed": 0}
+        reply = worker.ask(request | {"effort": asdict(EFFORT)}, timeout)
+        reply.pop("lost", None)
+        return {"libraries": hello.get("about", {})} | reply
+    finally:
+        worker.close()
+
+
+def bounds(problem: Any, ceilings: dict[str, Any], threads: int) -> dict[str, Any] | None:
+    """The least times that arithmetic and compulsory traffic allow, and which of them binds.
+
+    Arithmetic: FLOP that meet no padding, at the FMA ceiling; an algorithm with fewer multiplications
+    may be quicker. Traffic: x, w and b read and y written once, at the bandwidth of the smallest level
+    that holds them all. None where the ceilings were not measured for these threads and this dtype.
+    """
+    try:
+        fma = ceilings["fma_gflops_per_s"][str(threads)][problem.dtype]
+        reads = ceilings["read_gb_per_s"][str(threads)]
+        level = level_of(problem.min_bytes, threads)
+        bandwidth = reads[level]
+    except KeyError:
+        return None
+    by_fma = useful_flops(problem) / (fma * 1e9)
+    by_bytes = problem.min_bytes / (bandwidth * 1e9)
+    return {
+        "fma_gflops_per_s": fma, "fma_seconds": by_fma,
+        "level": level, "read_gb_per_s": bandwidth, "bytes_seconds": by_bytes,
+        "seconds": max(by_fma, by_bytes), "binds": "arithmetic" if by_fma >= by_bytes else "traffic",
+    }  # fmt: skip
+
+
+def level_of(size: int, threads: int) -> str:
+    """The smallest level of the memory that holds so many bytes, the private ones of all cores together."""
+    for level, capacity in hardware.cache_bytes().items():
+        if level != "DRAM" and size <= capacity * (threads if level in PRIVATE else 1):
+            return level
+    return "DRAM"
+
+
+def show(x: dict[str, Any]) -> None:
+    """The document of ``explain`` for a person."""
+    from rich.table import Table
+
+    from .terminal import bytes_text, console, seconds_text
+
+    out = console()
+
+    def block(title: str, rows: list[tuple[str, str]]) -> None:
+        out.print(f"\n{title}", style="bold", markup=False)
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True, min_width=16)
+        table.add_column(overflow="fold")
+        for name, text in rows:
+            table.add_row(f"  {name}", text)
+        out.print(table, markup=False)
+
+    out.print(f"{x['kernel']} on {x['problem']}, {x['scenario']}", style="bold", markup=False)
+    out.print(x["idea"], markup=False, soft_wrap=True)
+    out.print(f"{x['threads']} threads, {x['machine']}", markup=False, soft_wrap=True)
+    if x["status"] != "ok":
+        out.print(f"\n{x['status']}: {x['why']}", style="bold red", markup=False, soft_wrap=True)
+    else:
+        error = x["error"]
+        rate, stream = x["flops"] / x["seconds"] / 1e9, x["min_bytes"] / x["seconds"] / 1e9
+        block("measured (one process, one round)", [
+            ("a call", f"{seconds_text(x['seconds'])}, quartiles {seconds_text(x['q25'])} - "
+                       f"{seconds_text(x['q75'])}, {x['samples']} samples"),
+            ("speed", f"{rate:.4g} GFLOP/s of the definition, {stream:.4g} GB/s of compulsory traffic"),
+            ("before", f"plan {seconds_text(x['plan_seconds'])}, pack {seconds_text(x['pack_seconds'])}"),
+            ("workspace", bytes_text(x["workspace"])),
+            ("verdict", f"right, {x['accuracy']}; error {error['score']:.2g} u·A"),
+        ])  # fmt: skip
+    block("predicted by the docstring", _cost_rows(x["cost"]))
+    block("what the machine allows", _bound_rows(x))
+    if x["status"] == "ok":
+        facts = [(name, str(value)) for name, value in x["fingerprint"].items()]
+        block("what ran", facts or [("fingerprint", "none can be had for this backend")])
+
+
+def _cost_rows(costs: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    rows = []
+    for name, cost in costs.items():
+        value = "" if cost["value"] is None else f"{cost['value']:.4g} = "
+        rows.append((name, value + cost["text"]))
+    return rows
+
+
+def _bound_rows(x: dict[str, Any]) -> list[tuple[str, str]]:
+    from .terminal import bytes_text, seconds_text
+
+    useful = f"{x['useful_flops'] / 1e6:.4g} MFLOP ({x['flops'] / 1e6:.4g} with padding)"
+    least = f"{bytes_text(x['min_bytes'])} at least"
+    b = x["bounds"]
+    if b is None:
+        return [("arithmetic", useful), ("traffic", least), ("limit", x["no_bounds"])]
+    rows = [
+        ("arithmetic", f"{useful} at {b['fma_gflops_per_s']:.4g} GFLOP/s: {seconds_text(b['fma_seconds'])}"),
+        ("traffic", f"{least}, fits {b['level']}, at {b['read_gb_per_s']:.4g} GB/s: "
+                    f"{seconds_text(b['bytes_seconds'])}"),
+        ("limit", f"{seconds_text(b['seconds'])}: {b['binds']} binds"),
+    ]  # fmt: skip
+    if "of_limit" in b:
+        rows.append((
+            "reached", f"{100 * b['of_limit']:.2g}% of the limit; {100 * b['of_fma']:.2g}% of the FMA ceiling, "
+                       f"{100 * b['of_bandwidth']:.2g}% of the bandwidth of {b['level']}",
+        ))  # fmt: skip
+    return rows

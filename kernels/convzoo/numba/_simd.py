@@ -1,0 +1,515 @@
+"""Vector micro-kernels for the CPU, written as LLVM code, so that sums stay in registers for sure.
+
+Idea     A loop over Python numbers leaves it to LLVM how to vectorise, and LLVM will not keep 28 vectors
+         of sums in registers through three nested loops. Here the whole reduction is written out: one
+         phi a vector of sums, one fused multiply-add a tap, no array, no index, nothing to guess.
+Routines channel_tile   U pixels x V vectors of output channels: a pixel's x is broadcast, w is loaded
+         pixel_tile     U output channels x V vectors of pixels: w is broadcast, x is loaded
+         copy_lines     lines of a padded copy of x, zeros left and right
+         pack_panel     U rows of L taps of w, turned into L rows of U output channels
+Use      ``entry(routine, itemsize, lanes, U, V, flag)`` compiles one and gives its address, an int64.
+         Compiled code of any dtype calls it with ``call(address, ...)``; all arguments are int64 and
+         addresses, strides and offsets are in bytes. A routine knows no problem: strides and counts are
+         arguments. So there are few, and they are compiled and kept on disk once, not once a problem.
+Lanes    follow the CPU that Numba compiles for. CONVZOO_VECTOR_BITS=256 in the environment forces another
+         width, for tests and for comparisons.
+Cache    Numba's cache on disk sees the code of a function, not that of the intrinsics it calls. DIGEST, a
+         hash of this file, is an argument wherever they are called: after an edit nothing old is found.
+"""
+
+import hashlib
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numba import njit, prange, types
+from numba.core import cgutils, registry
+from numba.extending import intrinsic
+
+ir = cgutils.ir
+I64, I32, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(1)
+HELD = 4  # offsets of pixels in integer registers; with more of them LLVM spills vectors, too
+DIGEST = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:15], 16)
+
+
+# --- what the CPU offers -----------------------------------------------------------------------------
+
+
+def features() -> set[str]:
+    """Instruction sets that Numba compiles for, as LLVM names them."""
+    text = registry.cpu_target.target_context.codegen().magic_tuple()[2]
+    return {word[1:] for word in text.split(",") if word.startswith("+")}
+
+
+def vector_bits(force: int | None = None) -> int:
+    """Bits of a vector register: 512, 256 or 128; ``force`` or the environment overrides."""
+    forced = force or int(os.environ.get("CONVZOO_VECTOR_BITS", "0"))
+    if forced:
+        if forced not in (128, 256, 512):
+            raise ValueError(f"vector bits must be 128, 256 or 512, got {forced}")
+        return forced
+    found = features()
+    return 512 if "avx512f" in found else 256 if "avx" in found else 128
+
+
+def lanes(dtype: str, force: int | None = None) -> int:
+    """Numbers of ``dtype`` in one vector register."""
+    return vector_bits(force) // {"float32": 32, "float64": 64}[dtype]
+
+
+def many_registers(force: int | None = None) -> bool:
+    """Whether there are 32 vector registers (AVX-512, NEON), not 16: it decides the size of a tile."""
+    return vector_bits(force) == 512 or "neon" in features()
+
+
+def tile_heights(force: int | None = None) -> tuple[int, ...]:
+    """Pixels of a tile with channels in two vectors, the best first: what fits in the registers."""
+    return (14, 10, 7, 4) if many_registers(force) else (6, 4)
+
+
+# --- writing vector code -----------------------------------------------------------------------------
+
+
+class Vectors:
+    """Writes LLVM code on vectors of one type. Addresses are int64 values, counted in bytes."""
+
+    def __init__(self, builder, itemsize: int, lanes: int):
+        self.b, self.itemsize, self.lanes = builder, itemsize, lanes
+        self.number = {4: ir.FloatType(), 8: ir.DoubleType()}[itemsize]
+        self.type = ir.VectorType(self.number, lanes)
+        self.bytes = itemsize * lanes
+        self.suffix = f"v{lanes}f{8 * itemsize}"
+        self.zero = ir.Constant(self.type, [0.0] * lanes)
+        self.fused = bool(features() & {"fma", "fp-armv8", "neon"})
+
+    def _library(self, name: str, result, *arguments):
+        return cgutils.get_or_insert_function(self.b.module, ir.FunctionType(result, arguments), name)
+
+    def _pointer(self, address, kind):
+        return self.b.inttoptr(address, kind.as_pointer())
+
+    def add(self, address, *more):
+        for term in more:
+            term = ir.Constant(I64, term) if isinstance(term, int) else term
+            address = self.b.add(address, term)
+        return address
+
+    def times(self, value, factor):
+        return self.b.mul(value, ir.Constant(I64, factor) if isinstance(factor, int) else factor)
+
+    def integer(self, address, again=False):
+        """The int64 at an address; ``again`` and again, where a loop has no register to keep it in."""
+        pointer = self._pointer(address, I64)
+        if (
+            again
+        ):  # an atomic load is an ordinary one to the CPU, but LLVM does not move it out of a loop
+            return self.b.load_atomic(pointer, "monotonic", 8)
+        return self.b.load(pointer, align=8)
+
+    def load(self, address, mask=None):
+        pointer = self._pointer(address, self.type)
+        if mask is None:
+            return self.b.load(pointer, align=self.itemsize)
+        mask_type = ir.VectorType(I1, self.lanes)
+        f = self._library(
+            f"llvm.masked.load.{self.suffix}.p0",
+            self.type, self.type.as_pointer(), I32, mask_type, self.type,
+        )  # fmt: skip
+        return self.b.call(f, [pointer, I32(self.itemsize), mask, self.zero])
+
+    def store(self, vector, address, mask=None):
+        pointer = self._pointer(address, self.type)
+        if mask is None:
+            self.b.store(vector, pointer, align=self.itemsize)
+            return
+        mask_type = ir.VectorType(I1, self.lanes)
+        f = self._library(
+            f"llvm.masked.store.{self.suffix}.p0",
+            ir.VoidType(), self.type, self.type.as_pointer(), I32, mask_type,
+        )  # fmt: skip
+        self.b.call(f, [vector, pointer, I32(self.itemsize), mask])
+
+    def _repeat(self, value, kind):
+        vector = ir.VectorType(kind, self.lanes)
+        one = self.b.insert_element(ir.Constant(vector, ir.Undefined), value, I32(0))
+        return self.b.shuffle_vector(
+            one,
+            ir.Constant(vector, ir.Undefined),
+            ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes),
+        )
+
+    def broadcast(self, address):
+        """The number at an address in every lane."""
+        value = self.b.load(self._pointer(address, self.number), align=self.itemsize)
+        return self._repeat(value, self.number)
+
+    def fma(self, a, b, c):
+        """a*b + c, rounded once where the CPU can (without the instruction LLVM would call a function)."""
+        if not self.fused:
+            return self.b.fadd(self.b.fmul(a, b), c)
+        return self.b.call(self._library(f"llvm.fma.{self.suffix}", *[self.type] * 4), [a, b, c])
+
+    def between(self, first, count):
+        """Mask of the lanes i with first <= i < first + count; ``first`` may be negative."""
+        vector = ir.VectorType(I32, self.lanes)
+        lane = ir.Constant(vector, list(range(self.lanes)))
+        start = self._repeat(self.b.trunc(first, I32), I32)
+        # unsigned: a lane before ``first`` is a very large distance after it
+        return self.b.icmp_unsigned(
+            "<", self.b.sub(lane, start), self._repeat(self.b.trunc(count, I32), I32)
+        )
+
+    def first(self, count):
+        """Mask of the lanes below ``count``, which may be negative or more than there are lanes."""
+        vector = ir.VectorType(I32, self.lanes)
+        lane = ir.Constant(vector, list(range(self.lanes)))
+        return self.b.icmp_signed("<", lane, self._repeat(self.b.trunc(count, I32), I32))
+
+    def loop(self, count, values, step):
+        """values = step(values), ``count`` times, at least once. Each value is a phi: no memory."""
+        b, before, body, after = self.b, self.b.block, *(self.b.append_basic_block() for _ in "ba")
+        b.branch(body)
+        b.position_at_end(body)
+        values = [count, *values]
+        phis = [b.phi(value.type) for value in values]
+        following = [b.sub(phis[0], I64(1)), *step(phis[1:])]
+        for phi, start, new in zip(phis, values, following, strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(new, b.block)
+        b.cbranch(b.icmp_signed(">", following[0], I64(0)), body, after)
+        b.position_at_end(after)
+        return following[1:]
+
+    def leave_unless(self, count, i, end):
+        """Go on below if ``count`` > i, else jump to the block ``end``."""
+        following = self.b.append_basic_block()
+        self.b.cbranch(self.b.icmp_signed(">", count, I64(i)), following, end)
+        self.b.position_at_end(following)
+
+    def _shuffle(self, a, b, indices):
+        return self.b.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(indices)), indices))
+
+    def _interleave(self, a, b, size):
+        """Within each 128 bits: runs of ``size`` numbers of a and b by turns; the low and the high half."""
+        block, L = 16 // self.itemsize, self.lanes
+        low, high = [], []
+        for start in range(0, L, block):
+            for out, half in ((low, 0), (high, block // 2)):
+                for run in range(start + half, start + half + block // 2, size):
+                    out += [*range(run, run + size), *range(L + run, L + run + size)]
+        return self._shuffle(a, b, low), self._shuffle(a, b, high)
+
+    def transpose(self, rows):
+        """``lanes`` vectors, row i of column j becoming row j of column i; missing rows are undefined."""
+        L, block = self.lanes, 16 // self.itemsize
+        rows = [*rows, *[ir.Constant(self.type, ir.Undefined)] * (L - len(rows))]
+        groups = []  # of 4 float32 or 2 float64 rows, transposed inside each 128 bits
+        for i in range(0, L, block):
+            r = rows[i : i + block]
+            if block == 2:
+                groups.append(self._interleave(r[0], r[1], 1))
+                continue
+            (a, b), (c, d) = self._interleave(r[0], r[1], 1), self._interleave(r[2], r[3], 1)
+            groups.append((*self._interleave(a, c, 2), *self._interleave(b, d, 2)))
+        columns = [self._gather_blocks([g[j] for g in groups]) for j in range(block)]
+        return [columns[i % block][i // block] for i in range(L)]
+
+    def _gather_blocks(self, vectors):
+        """n vectors of n blocks of 128 bits: result i holds block i of each. n is 1, 2 or 4."""
+        n, block, L = len(vectors), 16 // self.itemsize, self.lanes
+
+        def pick(a, b, *blocks):  # the first half of ``blocks`` from a, the second from b
+            numbers = [i * block + j for i in blocks for j in range(block)]
+            half = len(numbers) // 2
+            return self._shuffle(a, b, numbers[:half] + [L + i for i in numbers[half:]])
+
+        if n == 1:
+            return vectors
+        if n == 2:
+            return [pick(*vectors, i, i) for i in range(2)]
+        found = []
+        for pair in ((0, 1), (2, 3)):
+            a, b = (pick(vectors[i], vectors[i + 1], *pair, *pair) for i in (0, 2))
+            found += [pick(a, b, 0, 2, 0, 2), pick(a, b, 1, 3, 1, 3)]
+        return found
+
+
+# --- the routines ------------------------------------------------------------------------------------
+
+
+def _channel_tile(
+    v, U, V, nchw, x, pixels, w, w_step, A, outer, B, inner, skip, y, step, bias, count, channels
+):
+    """Sums of U pixels x V vectors of output channels, all taps, and their store.
+
+    Tap (a, b) of pixel u reads the number at x + pixels[u] + outer[a] + inner[b]; the weights of the
+    next tap are ``w_step`` bytes on, and ``skip`` more after each a. Only the first ``count`` pixels and
+    ``channels`` channels are stored: as numbers of consecutive channels, ``step`` from pixel to pixel, or
+    with ``nchw`` as numbers of consecutive pixels, ``step`` from channel to channel.
+    """
+    places = [v.integer(v.add(pixels, 8 * u)) for u in range(min(U, HELD))]
+    sums = [v.load(v.add(bias, j * v.bytes)) for j in range(V)] * U
+
+    def row(values):
+        at, w, *sums = values
+        shift = v.add(x, v.integer(at))
+
+        def tap(values):
+            at, w, *sums = values
+            origin = v.add(shift, v.integer(at))
+            weights = [v.load(v.add(w, j * v.bytes)) for j in range(V)]
+            for u in range(U):
+                place = places[u] if u < HELD else v.integer(v.add(pixels, 8 * u), again=True)
+                pixel = v.broadcast(v.add(origin, place))
+                for j in range(V):
+                    sums[u * V + j] = v.fma(pixel, weights[j], sums[u * V + j])
+            return [v.add(at, 8), v.add(w, w_step), *sums]
+
+        _, w, *sums = v.loop(B, [inner, w, *sums], tap)
+        return [v.add(at, 8), v.add(w, skip), *sums]
+
+    _, _, *sums = v.loop(A, [outer, w, *sums], row)
+    tiles = [sums[j::V] for j in range(V)]
+    (_store_transposed if nchw else _store_rows)(v, tiles, y, step, count, channels)
+
+
+def _store_rows(v, tiles, y, step, count, channels):
+    """tiles[j][u] to y + u*step, the vectors j side by side: whole ones where no channel is missing."""
+    b = v.b
+    whole, part, end = (b.append_basic_block() for _ in range(3))
+    b.cbranch(b.icmp_signed(">=", channels, I64(len(tiles) * v.lanes)), whole, part)
+    for block in (whole, part):
+        b.position_at_end(block)
+        at = y
+        masks = [
+            None if block is whole else v.first(v.add(channels, -j * v.lanes))
+            for j in range(len(tiles))
+        ]
+        for u in range(len(tiles[0])):
+            v.leave_unless(count, u, end)
+            for j, tile in enumerate(tiles):
+                v.store(tile[u], v.add(at, j * v.bytes), masks[j])
+            at = v.add(at, step)
+        b.branch(end)
+    b.position_at_end(end)
+
+
+def _store_transposed(v, tiles, y, step, count, channels):
+    """tiles[j][u] with channels in the lanes, stored with pixels in the lanes, a row for each channel."""
+    end = v.b.append_basic_block()
+    U, at = len(tiles[0]), y
+    groups = range(0, U, v.lanes)
+    masks = [v.first(v.add(count, -u)) for u in groups]
+    for j, tile in enumerate(tiles):
+        turned = [v.transpose(tile[u : u + v.lanes]) for u in groups]
+        for lane in range(v.lanes):
+            v.leave_unless(channels, j * v.lanes + lane, end)
+            for rows, mask, u in zip(turned, masks, groups, strict=True):
+                v.store(rows[lane], v.add(at, u * v.itemsize), mask)
+            at = v.add(at, step)
+    v.b.branch(end)
+    v.b.position_at_end(end)
+
+
+def _pixel_tile(v, U, V, _, x, x_step, w, C, y, y_step, bias, count, channels):
+    """Sums of U output channels x V vectors of consecutive pixels over C input channels.
+
+    x_step is from channel to channel of x, y_step of y. Pixels from ``count`` on, all in the last vector,
+    are neither read nor stored; of the channels only the first ``channels`` are stored.
+    """
+    mask = v.first(v.add(count, -(V - 1) * v.lanes))
+    masks = [None] * (V - 1) + [mask]
+    sums = [s for u in range(U) for s in [v.broadcast(v.add(bias, u * v.itemsize))] * V]
+
+    def tap(values):
+        x, w, *sums = values
+        pixels = [v.load(v.add(x, j * v.bytes), masks[j]) for j in range(V)]
+        for u in range(U):
+            weight = v.broadcast(v.add(w, u * v.itemsize))
+            for j in range(V):
+                sums[u * V + j] = v.fma(pixels[j], weight, sums[u * V + j])
+        return [v.add(x, x_step), v.add(w, U * v.itemsize), *sums]
+
+    _, _, *sums = v.loop(C, [x, w, *sums], tap)
+    end = v.b.append_basic_block()
+    for u in range(U):
+        v.leave_unless(channels, u, end)
+        for j in range(V):
+            v.store(sums[u * V + j], v.add(y, j * v.bytes), masks[j])
+        y = v.add(y, y_step)
+    v.b.branch(end)
+    v.b.position_at_end(end)
+
+
+def _copy_lines(v, _U, _V, _, target, source, lines, target_step, source_step, width, left, count):
+    """``lines`` times: ``left`` zeros, ``count`` numbers of the source, zeros up to ``width``.
+
+    Whole vectors are stored: up to a vector after the line is overwritten, so the lines must be written
+    in the order of their addresses, and the last one needs room.
+    """
+    b, vectors = v.b, v.b.sdiv(v.add(width, v.lanes - 1), I64(v.lanes))
+    body, end = b.append_basic_block(), b.append_basic_block()
+    b.cbranch(b.icmp_signed(">", lines, I64(0)), body, end)
+    b.position_at_end(body)
+
+    def line(values):
+        target, source = values
+
+        def vector(values):
+            to, at, ahead = values
+            v.store(v.load(at, v.between(ahead, count)), to)
+            return [v.add(to, v.bytes), v.add(at, v.bytes), v.add(ahead, -v.lanes)]
+
+        v.loop(vectors, [target, b.sub(source, v.times(left, v.itemsize)), left], vector)
+        return [v.add(target, target_step), v.add(source, source_step)]
+
+    v.loop(lines, [target, source], line)
+    b.branch(end)
+    b.position_at_end(end)
+
+
+def _pack_panel(v, U, _V, _, target, source, source_step, channels, taps, places):
+    """target[places[t] + u] = source[u][t] for U output channels, zeros from ``channels`` on.
+
+    ``places`` holds the byte offset of each tap's U numbers: the order in which a tile reads them.
+    """
+    L, b = v.lanes, v.b
+
+    def block(values):
+        at, left, places = values
+        done = b.append_basic_block()
+        for first in range(0, U, L):
+            rows = []
+            for u in range(first, min(U, first + L)):
+                there = b.icmp_signed(">", channels, I64(u))
+                rows.append(
+                    v.load(
+                        v.add(at, v.times(source_step, b.select(there, I64(u), I64(0)))),
+                        v.first(b.select(there, left, I64(0))),
+                    )
+                )
+            turned, end = v.transpose(rows), b.append_basic_block()
+            mask = None if U - first >= L else v.first(I64(U - first))
+            for lane in range(L):
+                v.leave_unless(left, lane, end)
+                to = v.add(target, v.integer(v.add(places, 8 * lane)), first * v.itemsize)
+                v.store(turned[lane], to, mask)
+            b.branch(end)
+            b.position_at_end(end)
+        b.branch(done)
+        b.position_at_end(done)
+        return [v.add(at, v.bytes), v.add(left, -L), v.add(places, 8 * L)]
+
+    blocks = b.sdiv(v.add(taps, L - 1), I64(L))
+    v.loop(blocks, [source, taps, places], block)
+
+
+_ROUTINES = (_channel_tile, _pixel_tile, _copy_lines, _pack_panel)
+CHANNEL_TILE, PIXEL_TILE, COPY_LINES, PACK_PANEL = range(4)
+
+
+# --- compiling and calling them ----------------------------------------------------------------------
+
+
+@intrinsic(prefer_literal=True)
+def _address(typing, digest, routine, itemsize, lanes, U, V, flag):
+    """The address of a routine, which is written into the module that asks for it."""
+    literals = (routine, itemsize, lanes, U, V, flag)
+    which, size, width, *shape = (kind.literal_value for kind in literals)
+    write = _ROUTINES[which]
+    number = write.__code__.co_argcount - 4  # all but v, U, V and the flag are its arguments
+
+    def code(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.VoidType(), [I64] * number)
+        name = "_".join(["convzoo", write.__name__, *map(str, (size, width, *shape))])
+        f = ir.Function(builder.module, kind, name)
+        f.linkage = "internal"
+        f.attributes.add("noinline")  # inlined, the caller's addresses would compete for registers
+        inside = ir.IRBuilder(f.append_basic_block("entry"))
+        write(Vectors(inside, size, width), *shape, *f.args)
+        inside.ret_void()
+        return builder.ptrtoint(f, I64)
+
+    return types.int64(digest, *literals), code
+
+
+@intrinsic
+def call(typing, address, arguments):
+    """Call the routine at ``address`` with a tuple of int64."""
+
+    def code(context, builder, signature, values):
+        pointer, packed = values
+        kinds = signature.args[1]
+        numbers = [
+            context.cast(builder, number, kind, types.int64)
+            for number, kind in zip(
+                cgutils.unpack_tuple(builder, packed, len(kinds)), kinds, strict=True
+            )
+        ]
+        kind = ir.FunctionType(ir.VoidType(), [I64] * len(numbers))
+        builder.call(builder.inttoptr(pointer, kind.as_pointer()), numbers)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, arguments), code
+
+
+def source_of(routine: int, itemsize: int, lanes: int, U: int, V: int, flag: int):
+    """The Python function that gives a routine's address once it is compiled."""
+    digest = DIGEST
+
+    def routine_address():
+        return _address(digest, routine, itemsize, lanes, U, V, flag)
+
+    return routine_address
+
+
+@cache
+def entry(routine: int, itemsize: int, lanes: int, U: int = 1, V: int = 1, flag: int = 0):
+    """(address, compiled function) of a routine; the address is good as long as the process lives."""
+    f = njit(types.int64(), cache=True)(source_of(routine, itemsize, lanes, U, V, flag))
+    return f(), f
+
+
+@njit
+def _pack_block(i, address, target, w, places, sizes, _):
+    blocks, outputs, taps, U, itemsize = sizes
+    first = i % blocks * U
+    to, at = target + i * taps * U * itemsize, w + (i // blocks * outputs + first) * taps * itemsize
+    call(address, (to, at, taps * itemsize, min(U, outputs - first), taps, places))
+
+
+@cache
+def _packing(parallel: bool):
+    version = 2 * DIGEST + parallel  # in a closure, hence in the key of Numba's cache on disk
+
+    def pack(panels, address, target, w, places, sizes):
+        for i in prange(panels):
+            _pack_block(i, address, target, w, places, sizes, version)
+
+    signature = types.void(*[types.int64] * 5, types.UniTuple(types.int64, 5))
+    return njit(signature, parallel=parallel, nogil=True, cache=True)(pack)
+
+
+def record(names: str) -> np.dtype:
+    """A record of int64 of these names: how a kernel tells its compiled code about a problem."""
+    return np.dtype([(name, np.int64) for name in names.split()])
+
+
+def aligned(size: int, dtype):
+    """An empty array of ``size`` numbers that begins a cache line."""
+    a = np.empty(size + 64, dtype)
+    return a[-a.ctypes.data % 64 // a.itemsize :][:size]
+
+
+def pack_panels(w, G: int, U: int, lanes: int, places):
+    """w[K, C/G, R, S] as [G, ceil(K/G/U), taps, U], zeros after the last; tap t comes to places[t]."""
+    K, taps = w.shape[0], w[0].size
+    blocks, w = -(-K // G // U), np.ascontiguousarray(w)
+    packed = aligned(G * blocks * taps * U, w.dtype)
+    offsets = places * (U * w.itemsize)
+    address = entry(PACK_PANEL, w.itemsize, lanes, U)[0]
+    pack = _packing(w.size > 2**16)
+    sizes = (blocks, K // G, taps, U, w.itemsize)
+    pack(G * blocks, address, packed.ctypes.data, w.ctypes.data, offsets.ctypes.data, sizes)
+    return packed

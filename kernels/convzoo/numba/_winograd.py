@@ -1,0 +1,845 @@
+"""Winograd convolution of 3 x 3 filters: transforms from points, vector code for them, one thread's work.
+
+Numba compiles loops, but decides by itself what stays in a register. The few places where that decides
+the time are written in LLVM's own language here, as functions over addresses: the product, the two
+transforms, and the turn of planes of pixels into vectors of channels. ``Code`` has the words,
+``operations`` the functions, ``work_of`` the loops around them in plain Numba; ``layer`` makes the plan.
+
+Arrays inside, for vectors of L lanes, tiles of m x m outputs, A = m + 2 and F = A * A frequencies:
+
+    u[K/2L][F][C][2L]       transformed filters; a panel is 2L output channels
+    V[F][sub][C/L][tb][L]   transformed tiles of a block; a sub-block is what one product takes
+    M[F][tiles][2L]         products of the block with one panel
+    S[rows][columns][L]     pixels on their way from planes to vectors of channels, or back
+
+Code is compiled once for one dtype, layout, number of lanes and list of points; shapes are run-time
+numbers. Lanes and registers are parameters, so that AVX2 code is tested on a machine with AVX-512.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import itertools
+import math
+import threading
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+from numba import from_dtype, get_num_threads, njit, prange, types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+from convzoo.plan import Plan, Unsupported
+from convzoo.problem import Conv2d
+
+ir = cgutils.ir  # llvmlite's, as Numba itself imports it
+CHUNK = 64  # channels summed in registers before the sum goes to M: short chains keep the error small
+STAGGER = 192  # bytes between the frequencies of V, lest multiples of 4096 evict each other
+CACHE = 600e3  # bytes of V that stay in the second-level cache beside M and a panel
+SERIAL_FLOPS = 4e6  # of the definition: below, waking a second thread costs more than it saves
+
+
+# Numba's cache keys a function by its bytecode and the cells of its closure, not by the text of what it
+# calls. This hash is in a cell, so that no change of this file meets machine code of the old one.
+SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+
+
+class Recipe(NamedTuple):
+    """All that compiled code depends on; ``str`` of it is the literal that Numba compiles for."""
+
+    dtype: str
+    lanes: int
+    tiles: (
+        int  # the most of one product: VECTORS * tiles sums, the panel and a pixel fill the registers
+    )
+    layout: str
+    points: str
+
+    @property
+    def A(self) -> int:
+        return len(self.points.split(",")) + 1
+
+    @property
+    def vector(self) -> int:
+        """Bytes of one vector."""
+        return self.lanes * np.dtype(self.dtype).itemsize
+
+
+# --- the transforms, exactly -------------------------------------------------------------------------
+
+
+def matrices(points: str) -> tuple[list, list, list]:
+    """AT, G and BT of y = AT ((G g GT) * (BT d B)) A, by Toom and Cook, at ``points`` and infinity.
+
+    g is a 3 x 3 filter, d a tile of A = points + 1 pixels a side; y has A - 2 outputs a side.
+    """
+    at = [Fraction(point) for point in points.split(",")]
+    A = len(at) + 1
+
+    def roots(some: list[Fraction]) -> list[Fraction]:
+        """Coefficients of the monic polynomial with these roots, the constant one first."""
+        poly = [Fraction(1)]
+        for root in some:
+            poly = [low - root * high for low, high in zip([0, *poly], [*poly, 0], strict=True)]
+        return [*poly, *[Fraction(0)] * (A - len(poly))]
+
+    without = [[b for b in at if b != a] for a in at]
+    norms = [
+        math.prod((a - b for b in rest), start=Fraction(1)) for a, rest in zip(at, without, strict=True)
+    ]
+    AT = [[a**i for a in at] + [Fraction(i == A - 3)] for i in range(A - 2)]
+    G = [[a**r / norm for r in range(3)] for a, norm in zip(at, norms, strict=True)]
+    return AT, [*G, [Fraction(r == 2) for r in range(3)]], [roots(rest) for rest in [*without, at]]
+
+
+# --- vector code -------------------------------------------------------------------------------------
+
+I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
+
+
+class Code:
+    """Writes instructions on vectors into one LLVM function; addresses are 64-bit integers."""
+
+    def __init__(self, builder, recipe: Recipe):
+        self.b, self.lanes, self.bytes = builder, recipe.lanes, recipe.vector
+        self.size = recipe.vector // recipe.lanes
+        self.number = ir.FloatType() if self.size == 4 else ir.DoubleType()
+        self.vector = ir.VectorType(self.number, self.lanes)
+        self.mask = ir.VectorType(I1, self.lanes)
+        self.undefined = ir.Constant(self.vector, ir.Undefined)
+        self.zeros = self.constant(0)
+
+    def constant(self, value):
+        return ir.Constant(self.vector, [float(value)] * self.lanes)
+
+    def _library(self, name: str, result, *arguments, suffix: str = ""):
+        name = f"llvm.{name}.v{self.lanes}f{8 * self.size}{suffix}"
+        return cgutils.get_or_insert_function(self.b.module, ir.FunctionType(result, arguments), name)
+
+    # memory
+
+    def pointer(self, address, offset, kind):
+        base = self.b.inttoptr(address, I8.as_pointer())
+        offset = I64(offset) if isinstance(offset, int) else offset
+        return self.b.bitcast(self.b.gep(base, [offset]), kind.as_pointer())
+
+    def load(self, address, offset=0, kind=None):
+        value = self.b.load(self.pointer(address, offset, kind or self.vector))
+        value.align = self.size
+        return value
+
+    def store(self, value, address, offset=0):
+        self.b.store(value, self.pointer(address, offset, self.vector)).align = self.size
+
+    def splat(self, address, offset):
+        """One number from memory in all lanes."""
+        one = self.b.insert_element(self.undefined, self.load(address, offset, self.number), I32(0))
+        return self.shuffle(one, self.undefined, [0] * self.lanes)
+
+    def first(self, n):
+        """The mask of the first n lanes."""
+        kind = ir.VectorType(I64, self.lanes)
+        some = self.b.insert_element(ir.Constant(kind, ir.Undefined), n, I32(0))
+        some = self.shuffle(some, ir.Constant(kind, ir.Undefined), [0] * self.lanes)
+        return self.b.icmp_signed("<", ir.Constant(kind, list(range(self.lanes))), some)
+
+    def load_masked(self, address, mask):
+        """Zeros, and no access, where the mask is not set."""
+        pointer = self.vector.as_pointer()
+        load = self._library(
+            "masked.load", self.vector, pointer, I32, self.mask, self.vector, suffix=".p0"
+        )
+        return self.b.call(
+            load, [self.pointer(address, 0, self.vector), I32(self.size), mask, self.zeros]
+        )
+
+    def store_masked(self, value, address, mask):
+        pointer, nothing = self.vector.as_pointer(), ir.VoidType()
+        store = self._library(
+            "masked.store", nothing, self.vector, pointer, I32, self.mask, suffix=".p0"
+        )
+        self.b.call(store, [value, self.pointer(address, 0, self.vector), I32(self.size), mask])
+
+    # arithmetic
+
+    def fma(self, x, y, z):
+        return self.b.call(self._library("fma", self.vector, *[self.vector] * 3), [x, y, z])
+
+    def combine(self, coefficients, values):
+        """The sum of the values times their coefficients, in as few instructions as they allow."""
+        terms = [(c, v) for c, v in zip(coefficients, values, strict=True) if c]
+        terms.sort(key=lambda term: term[0] != 1)  # stable: those that cost nothing come first
+        (c, total), *rest = terms
+        if c != 1:
+            total = self.b.fmul(self.constant(c), total)
+        for c, value in rest:
+            if abs(c) == 1:
+                total = (self.b.fadd if c == 1 else self.b.fsub)(total, value)
+            else:
+                total = self.fma(self.constant(c), value, total)
+        return total
+
+    def input_transform(self, BT, pairs, d):
+        """BT d. The rows of points +a and -a are e + o and e - o, and o is computed up to a factor."""
+        out = [None] * len(BT)
+        for i in pairs:
+            even = [(a + b) / 2 for a, b in zip(BT[i], BT[i + 1], strict=True)]
+            odd = [(a - b) / 2 for a, b in zip(BT[i], BT[i + 1], strict=True)]
+            factor = next(c for c in reversed(odd) if c)
+            e, o = self.combine(even, d), self.combine([c / factor for c in odd], d)
+            out[i], out[i + 1] = self.combine([1, factor], [e, o]), self.combine([1, -factor], [e, o])
+        return [self.combine(row, d) if v is None else v for row, v in zip(BT, out, strict=True)]
+
+    def output_transform(self, AT, pairs, m):
+        """AT m. Points +a and -a enter a row through their sum or through their difference."""
+        sums = {i: (self.b.fadd(m[i], m[i + 1]), self.b.fsub(m[i], m[i + 1])) for i in pairs}
+        out = []
+        for row in AT:
+            terms = [
+                (c, sums[i][row[i] != row[i + 1]] if i in sums else m[i])
+                for i, c in enumerate(row)
+                if i - 1 not in sums
+            ]
+            out.append(self.combine(*zip(*terms, strict=True)))
+        return out
+
+    # the order of lanes
+
+    def shuffle(self, x, y, lanes):
+        return self.b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+    def transpose(self, rows):
+        """Lane i of row j becomes lane j of row i; only shuffles that every x86 has for 128-bit parts."""
+        E = 16 // self.size  # lanes of a 128-bit part
+        parts = self.lanes // E
+        groups = [self._transpose_parts(rows[i : i + E], E, parts) for i in range(0, self.lanes, E)]
+        out = [None] * self.lanes
+        for m in range(E):
+            for part, v in enumerate(self._gather([group[m] for group in groups], E)):
+                out[E * part + m] = v
+        return out
+
+    def _transpose_parts(self, r, E, parts):
+        """E rows, each 128-bit part of them apart."""
+
+        def interleave(x, y, pick):
+            picked = [E * p + i + (i >= E) * (self.lanes - E) for p in range(parts) for i in pick]
+            return self.shuffle(x, y, picked)
+
+        if E == 2:
+            return [interleave(*r, (0, 2)), interleave(*r, (1, 3))]
+        low, high = (0, 4, 1, 5), (2, 6, 3, 7)
+        halves = [(interleave(r[0], r[1], pick), interleave(r[2], r[3], pick)) for pick in (low, high)]
+        return [interleave(x, y, pick) for x, y in halves for pick in ((0, 1, 4, 5), (2, 3, 6, 7))]
+
+    def _gather(self, vs, E):
+        """Part i of all vectors, in vector i."""
+
+        def parts(x, y, some):
+            lanes = [E * p + i for p in some for i in range(E)]
+            return self.shuffle(x, y, lanes + [self.lanes + i for i in lanes])
+
+        if len(vs) == 1:
+            return vs
+        if len(vs) == 2:
+            return [parts(*vs, (0,)), parts(*vs, (1,))]
+        pairs = [(parts(vs[0], vs[1], half), parts(vs[2], vs[3], half)) for half in ((0, 1), (2, 3))]
+        return [parts(x, y, some) for x, y in pairs for some in ((0, 2), (1, 3))]
+
+    def loop(self, n, step, *starts):
+        """step(i, *values) -> next values, for i = 0 ... n - 1 with n >= 1; the last values."""
+        before, body, after = self.b.block, self.b.append_basic_block(), self.b.append_basic_block()
+        self.b.branch(body)
+        self.b.position_at_end(body)
+        phis = [self.b.phi(start.type) for start in (I64(0), *starts)]
+        nexts = [self.b.add(phis[0], I64(1)), *step(*phis)]
+        for phi, start, following in zip(phis, (I64(0), *starts), nexts, strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(following, self.b.block)
+        self.b.cbranch(self.b.icmp_signed("<", nexts[0], n), body, after)
+        self.b.position_at_end(after)
+        return nexts[1:]
+
+
+# --- the functions over addresses --------------------------------------------------------------------
+
+_numbers = itertools.count()
+
+
+def _operation(recipe: Recipe, body: Callable):
+    """What Numba code calls as op(int64, ...): ``body(code, ...)`` as a function of its own.
+
+    Inlined into the loops around it, its registers would be spilled for theirs; hence noinline.
+    """
+    arguments = body.__code__.co_argcount - 1
+    name = f"winograd_{body.__name__}_{next(_numbers)}"
+
+    def generate(context, builder, signature, values):
+        function = builder.module.globals.get(name)
+        if function is None:
+            kind = ir.FunctionType(ir.VoidType(), [I64] * arguments)
+            function = ir.Function(builder.module, kind, name)
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            inner = ir.IRBuilder(function.append_basic_block())
+            body(Code(inner, recipe), *function.args)
+            inner.ret_void()
+        builder.call(function, values)
+        return context.get_dummy_value()
+
+    def operation(typingctx, *values):
+        return types.void(*[types.int64] * arguments), generate
+
+    operation.__signature__ = inspect.signature(body)  # Numba counts the arguments by it
+    return intrinsic(operation)
+
+
+@cache
+def operations(recipe: Recipe) -> SimpleNamespace:
+    """The functions for one recipe, each named for what it does; all arguments are int64."""
+    AT, _, BT = matrices(recipe.points)
+    points = [Fraction(point) for point in recipe.points.split(",")]
+    pairs = [i for i, (a, b) in enumerate(itertools.pairwise(points)) if a == -b]
+    A, L, vector, pitch = recipe.A, recipe.lanes, recipe.vector, 2 * recipe.lanes
+
+    def clear(c, to, n):
+        """n vectors of zeros."""
+        c.loop(n, lambda i, at: (c.store(c.zeros, at), [c.b.add(at, I64(vector))])[1], to)
+
+    def read_pixels(c, x, step, to, n, channels):
+        """n pixels of nhwc, ``step`` bytes apart, to vectors of channels."""
+        mask = c.first(channels)
+
+        def one(i, source, target):
+            c.store(c.load_masked(source, mask), target)
+            return c.b.add(source, step), c.b.add(target, I64(vector))
+
+        c.loop(n, one, x, to)
+
+    def write_pixels(c, source, y, step, n, channels):
+        """The way back."""
+        mask = c.first(channels)
+
+        def one(i, source, target):
+            c.store_masked(c.load(source), target, mask)
+            return c.b.add(source, I64(vector)), c.b.add(target, step)
+
+        c.loop(n, one, source, y)
+
+    def planes(c, address, step, n, channels):
+        """Address and mask for each of L planes; past the last one, that one again and no lane."""
+        some, none = c.first(n), ir.Constant(c.mask, [0] * L)
+        for i in range(L):
+            there = c.b.icmp_signed("<", I64(i), channels)
+            yield address, c.b.select(there, some, none)
+            more = c.b.icmp_signed("<", I64(i + 1), channels)
+            address = c.b.add(address, c.b.select(more, step, I64(0)))
+
+    def read_planes(c, x, step, to, n, channels):
+        """n <= L pixels in a row of each plane of nchw, to L vectors of channels, zeros past n."""
+        rows = [c.load_masked(*at) for at in planes(c, x, step, n, channels)]
+        for i, v in enumerate(c.transpose(rows)):
+            c.store(v, to, i * vector)
+
+    def write_planes(c, source, y, step, n, channels):
+        """The way back."""
+        columns = c.transpose([c.load(source, i * vector) for i in range(L)])
+        for v, at in zip(columns, planes(c, y, step, n, channels), strict=True):
+            c.store_masked(v, *at)
+
+    def columns(c, x, row, column, to, n):
+        """BT d for n columns of A pixels; ``to`` may be where they come from."""
+
+        def one(i, source, target):
+            d = [c.load(c.b.add(source, c.b.mul(row, I64(k)))) for k in range(A)]
+            for k, v in enumerate(c.input_transform(BT, pairs, d)):
+                c.store(v, target, k * pitch * vector)
+            return c.b.add(source, column), c.b.add(target, I64(vector))
+
+        c.loop(n, one, x, to)
+
+    def rows(c, source, V, stride):
+        """(BT d) B of one tile, to F vectors that lie ``stride`` bytes apart.
+
+        Apart from ``columns``, because A * A vectors do not fit in the registers.
+        """
+        for i in range(A):
+            d = [c.load(source, (i * pitch + k) * vector) for k in range(A)]
+            for v in c.input_transform(BT, pairs, d):
+                c.store(v, V)
+                V = c.b.add(V, stride)
+
+    def outputs(c, M, stride, bias, y, row, column):
+        """AT M A and the bias, for one tile and L channels."""
+        b = c.load(bias)
+        half = []
+        for _ in range(A):  # M[i][j] in rows: j runs fastest
+            line = []
+            for _ in range(A):
+                line.append(c.load(M))
+                M = c.b.add(M, stride)
+            half.append(c.output_transform(AT, pairs, line))
+        for j in range(A - 2):
+            at = c.b.add(y, c.b.mul(column, I64(j)))
+            for v in c.output_transform(AT, pairs, [line[j] for line in half]):
+                c.store(c.b.fadd(v, b), at)
+                at = c.b.add(at, row)
+
+    def product(c, tiles, V, u, M, channels, onto):
+        """M[tiles][2L] = V[channels / L][tiles][L] x u[channels][2L], added to M where ``onto`` is 1."""
+        b, exits = c.b, []
+        default = b.append_basic_block()
+        switch = b.switch(tiles, default)
+        for n in range(1, recipe.tiles + 1):
+            block = b.append_basic_block()
+            switch.add_case(I64(n), block)
+            b.position_at_end(block)
+            kind = ir.FunctionType(ir.VoidType(), [I64] * 5)
+            one = ir.Function(b.module, kind, f"{b.function.name}_{n}")
+            one.linkage = "internal"
+            one.attributes.add("noinline")
+            inner = ir.IRBuilder(one.append_basic_block())
+            product_of(Code(inner, recipe), n, *one.args)
+            inner.ret_void()
+            b.call(one, [V, u, M, channels, onto])
+            exits.append(b.block)
+        b.position_at_end(default)
+        for block in exits:
+            b.position_at_end(block)
+            b.branch(default)
+        b.position_at_end(default)
+
+    def product_of(c, tiles, V, u, M, channels, onto):
+        """One channel a trip: in a longer body LLVM fetches pixels early and spills the sums."""
+        b = c.b
+
+        def block_of_channels(i, left, V, u, *sums):
+            some = b.select(b.icmp_signed("<", left, I64(L)), left, I64(L))
+
+            def channel(i, pixel, u, *sums):
+                w = [c.load(u, 0), c.load(u, vector)]
+                sums = list(sums)
+                for t in range(tiles):
+                    x = c.splat(pixel, t * vector)
+                    for k in range(2):
+                        sums[2 * t + k] = c.fma(x, w[k], sums[2 * t + k])
+                return b.add(pixel, I64(c.size)), b.add(u, I64(2 * vector)), *sums
+
+            _, u, *sums = c.loop(some, channel, V, u, *sums)
+            return b.sub(left, I64(L)), b.add(V, I64(tiles * vector)), u, *sums
+
+        blocks = b.sdiv(b.add(channels, I64(L - 1)), I64(L))
+        _, _, _, *sums = c.loop(blocks, block_of_channels, channels, V, u, *[c.zeros] * (2 * tiles))
+        again = b.icmp_signed("!=", onto, I64(0))
+        for i, v in enumerate(sums):
+            before = b.select(again, c.load(M, i * vector), c.zeros)
+            c.store(b.fadd(v, before), M, i * vector)
+
+    bodies = (
+        clear,
+        read_pixels,
+        write_pixels,
+        read_planes,
+        write_planes,
+        columns,
+        rows,
+        outputs,
+        product,
+    )
+    return SimpleNamespace(**{body.__name__: _operation(recipe, body) for body in bodies})
+
+
+# --- one thread's work -------------------------------------------------------------------------------
+
+
+class Numbers(NamedTuple):
+    """The sizes of a problem and how its work is split, as the compiled code gets them."""
+
+    C: int
+    H: int
+    W: int
+    K: int
+    P: int
+    Q: int
+    top: int
+    left: int
+    high: int  # tiles in a column of one image
+    wide: int  # tiles in a row
+    tiles: int  # in all images
+    tile_parts: int  # part i * panel_parts + j does the i-th share of the blocks
+    panel_parts: int  # and of them the j-th share of the panels
+    blocks: int
+    block: int  # tiles for which V and M have room
+    bytes: int  # of the scratch memory of one part
+
+
+@cache
+def work_of(recipe: Recipe) -> Callable:
+    """The function that does one part of a convolution, as Numba compiles it."""
+    do, A, L, vector = operations(recipe), recipe.A, recipe.lanes, recipe.vector
+    clear, read_pixels, write_pixels = do.clear, do.read_pixels, do.write_pixels
+    read_planes, write_planes = do.read_planes, do.write_planes
+    transform_columns, transform_rows, outputs, product = do.columns, do.rows, do.outputs, do.product
+    size, m, F, most = vector // L, A - 2, A * A, recipe.tiles
+    pitch = 2 * L  # columns in a row of S on the way in
+    strip = (pitch - 2) // m  # tiles that fit in it
+    line = max(1, L // m)  # tiles whose outputs fill a vector of pixels
+    nhwc = recipe.layout == "nhwc"
+
+    @njit(inline="always")
+    def read_row(x, to, C, H, W, n, h, w, c, pixels, before, inside):
+        """Pixels w ... w + pixels - 1 of row h, for channels c ... c + L - 1; zeros outside of x."""
+        if h < 0 or h >= H or inside == 0:
+            clear(to, pixels)
+        else:
+            if before > 0:
+                clear(to, before)
+            at, channels = to + before * vector, min(L, C - c)
+            if nhwc:
+                source = x + (((n * H + h) * W + w + before) * C + c) * size
+                read_pixels(source, C * size, at, inside, channels)
+            else:
+                source = x + (((n * C + c) * H + h) * W + w + before) * size
+                for i in range(0, inside, L):
+                    some = min(L, inside - i)
+                    read_planes(source + i * size, H * W * size, at + i * vector, some, channels)
+            if pixels > before + inside:
+                clear(at + inside * vector, pixels - before - inside)
+
+    @njit(inline="always")
+    def read_block(x, V, S, C, H, W, top, left, high, wide, stride, begin, end, tb):
+        blocks = (C + L - 1) // L
+        for cb in range(blocks):
+            tile = begin
+            while tile < end:
+                n, i, j = tile // (high * wide), tile // wide % high, tile % wide
+                some = min(strip, wide - j, end - tile)
+                h, w, c, pixels = i * m - top, j * m - left, cb * L, some * m + 2
+                before = min(max(-w, 0), pixels)  # columns of padding
+                inside = max(min(pixels, W - w) - before, 0)
+                if nhwc and C - c >= L and inside == pixels and h >= 0 and h + A <= H:
+                    source = x + (((n * H + h) * W + w) * C + c) * size
+                    transform_columns(source, W * C * size, C * size, S, pixels)
+                else:
+                    for r in range(A):
+                        read_row(
+                            x, S + r * pitch * vector, C, H, W, n, h + r, w, c, pixels, before, inside
+                        )
+                    transform_columns(S, pitch * vector, vector, S, pixels)
+                for t in range(some):
+                    q = tile - begin + t
+                    slot = V + ((q // tb * blocks + cb) * tb + q % tb) * vector
+                    transform_rows(S + t * m * vector, slot, stride)
+                tile += some
+
+    @njit(inline="always")
+    def multiply_block(V, u, M, C, V_stride, M_stride, subs, tb):
+        blocks = (C + L - 1) // L
+        for f in range(F):
+            for sub in range(subs):
+                for c in range(0, C, CHUNK):
+                    pixels = V + f * V_stride + (sub * blocks + c // L) * tb * vector
+                    sums = M + f * M_stride + sub * tb * 2 * vector
+                    product(tb, pixels, u + (f * C + c) * 2 * vector, sums, min(CHUNK, C - c), c)
+
+    @njit(inline="always")
+    def write_rows(S, y, K, P, Q, n, k, h, w, rows, columns):
+        channels = min(L, K - k)
+        for r in range(rows):
+            source = S + r * line * m * vector
+            if nhwc:
+                target = y + (((n * P + h + r) * Q + w) * K + k) * size
+                write_pixels(source, target, K * size, columns, channels)
+            else:
+                target = y + (((n * K + k) * P + h + r) * Q + w) * size
+                write_planes(source, target, P * Q * size, columns, channels)
+
+    @njit(inline="always")
+    def write_block(M, bias, y, S, K, P, Q, high, wide, stride, begin, end, panel):
+        for k in range(panel * 2 * L, min(K, (panel + 1) * 2 * L), L):
+            tile = begin
+            while tile < end:  # tiles next to each other, whose rows of y are whole cache lines
+                n, h, w = tile // (high * wide), tile // wide % high * m, tile % wide * m
+                some = min(line - tile % wide % line, wide - tile % wide, end - tile)
+                rows, columns = min(m, P - h), min(some * m, Q - w)
+                source = M + ((tile - begin) * 2 * L + k - panel * 2 * L) * size
+                at_once = nhwc and rows == m and columns == some * m and K - k >= L
+                to, row, column = S, line * m * vector, vector
+                if at_once:
+                    to, row, column = y + (((n * P + h) * Q + w) * K + k) * size, Q * K * size, K * size
+                for t in range(some):
+                    outputs(
+                        source + t * 2 * vector,
+                        stride,
+                        bias + k * size,
+                        to + t * m * column,
+                        row,
+                        column,
+                    )
+                if not at_once:
+                    write_rows(S, y, K, P, Q, n, k, h, w, rows, columns)
+                tile += some
+
+    def work(part, x, u, bias, y, scratch, numbers):
+        C, H, W, K, P, Q = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
+        top, left, high, wide, tiles = numbers[6], numbers[7], numbers[8], numbers[9], numbers[10]
+        tile_parts, panel_parts, blocks, block = numbers[11], numbers[12], numbers[13], numbers[14]
+        V_stride = block * ((C + L - 1) // L) * vector + STAGGER
+        M_stride = block * 2 * vector + vector
+        V = scratch + part * numbers[15]
+        M = V + F * V_stride
+        S = M + F * M_stride + 2048
+        i, j = part // panel_parts, part % panel_parts
+        panels = (K + 2 * L - 1) // (2 * L)
+        for b in range(blocks * i // tile_parts, blocks * (i + 1) // tile_parts):
+            begin, end = tiles * b // blocks, tiles * (b + 1) // blocks
+            subs = (end - begin + most - 1) // most
+            tb = (end - begin + subs - 1) // subs
+            read_block(x, V, S, C, H, W, top, left, high, wide, V_stride, begin, end, tb)
+            for panel in range(panels * j // panel_parts, panels * (j + 1) // panel_parts):
+                weights = u + panel * F * C * 2 * vector
+                multiply_block(V, weights, M, C, V_stride, M_stride, subs, tb)
+                write_block(M, bias, y, S, K, P, Q, high, wide, M_stride, begin, end, panel)
+
+    return work
+
+
+@intrinsic(prefer_literal=True)
+def work(typingctx, recipe, part, x, u, bias, y, scratch, numbers):
+    """One part of the work for the recipe that a literal text gives.
+
+    The text takes the way through a literal because Numba's cache cannot tell apart functions whose
+    closures hold other functions; they would be compiled anew in every process.
+    """
+    if not isinstance(recipe, types.StringLiteral):
+        return None
+    dtype, lanes, tiles, layout, points, _ = recipe.literal_value.split()
+    body = work_of(Recipe(dtype, int(lanes), int(tiles), layout, points))
+    arguments = part, x, u, bias, y, scratch, numbers
+
+    def generate(context, builder, signature, values):
+        return context.compile_internal(builder, body, types.void(*arguments), values[1:])
+
+    return types.void(recipe, *arguments), generate
+
+
+@cache
+def compiled(recipe: Recipe):
+    """The function of one part, compiled here and never again while running; arrays are addresses."""
+    literal = " ".join(map(str, (*recipe, SOURCE)))
+
+    def one_part(part, x, u, bias, y, scratch, numbers):
+        work(literal, part, x, u, bias, y, scratch, numbers)
+
+    # Numba names machine code by function, signature and a running number; the number of code from the
+    # cache comes from another process, so two recipes of one name might be taken for each other.
+    one_part.__qualname__ += "_" + hashlib.sha256(literal.encode()).hexdigest()[:16]
+    whole = types.int64
+    signature = types.void(*[whole] * 6, types.CPointer(whole))
+    return njit(signature, nogil=True, cache=True)(one_part)
+
+
+def address_of(dispatcher) -> int:
+    """Where the machine code of a function with one signature lies, for callers by the C convention."""
+    (made,) = dispatcher.overloads.values()
+    return made.library.get_pointer_to_function(made.fndesc.llvm_cfunc_wrapper_name)
+
+
+@intrinsic
+def call(typingctx, function, part, x, u, bias, y, scratch, numbers):
+    """``one_part`` at an address: the loop over threads is compiled once, not for every recipe."""
+
+    def generate(context, builder, signature, values):
+        kind = ir.FunctionType(ir.VoidType(), [I64] * 7)
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 8), generate
+
+
+@cache
+def launcher(dtype: str, parallel: bool):
+    """launch(function, parts, x, u, bias, y, scratch, numbers) for one dtype."""
+
+    def on_one_thread(function, parts, x, u, bias, y, scratch, numbers):
+        at = x.ctypes.data, u.ctypes.data, bias.ctypes.data, y.ctypes.data
+        for part in range(parts):
+            call(function, part, at[0], at[1], at[2], at[3], scratch, numbers.ctypes.data)
+
+    def on_all_threads(function, parts, x, u, bias, y, scratch, numbers):
+        at = x.ctypes.data, u.ctypes.data, bias.ctypes.data, y.ctypes.data, numbers.ctypes.data
+        for part in prange(parts):
+            call(function, part, at[0], at[1], at[2], at[3], scratch, at[4])
+
+    number, whole = from_dtype(np.dtype(dtype)), types.int64
+    x = types.Array(number, 4, "C", readonly=True, aligned=False)  # others convert to it
+    y, bias = types.Array(number, 4, "C"), types.Array(number, 1, "C")
+    signature = types.void(whole, whole, x, y, bias, y, whole, types.Array(whole, 1, "C"))
+    if parallel:
+        return njit(signature, parallel=True, cache=True)(on_all_threads)
+    return njit(signature, nogil=True, cache=True)(on_one_thread)
+
+
+# --- filters -----------------------------------------------------------------------------------------
+
+
+@cache
+def transform_of_filters(dtype: str):
+    """u = G g GT of all filters, in float64, rounded once."""
+
+    def transform(w, G, u):
+        K, C = w.shape[:2]
+        panels, wide = len(u), u.shape[3]
+        A = len(G)
+        for panel in prange(panels):
+            g, half = np.zeros((3, 3, wide)), np.empty((A, 3, wide))
+            some = min(wide, K - panel * wide)
+            for c in range(C):
+                for k in range(some):
+                    for r in range(3):
+                        for s in range(3):
+                            g[r, s, k] = w[panel * wide + k, c, r, s]
+                for i in range(A):
+                    for s in range(3):
+                        for k in range(wide):
+                            half[i, s, k] = (
+                                G[i, 0] * g[0, s, k] + G[i, 1] * g[1, s, k] + G[i, 2] * g[2, s, k]
+                            )
+                for i in range(A):
+                    for j in range(A):
+                        for k in range(wide):
+                            u[panel, i * A + j, c, k] = (
+                                half[i, 0, k] * G[j, 0]
+                                + half[i, 1, k] * G[j, 1]
+                                + half[i, 2, k] * G[j, 2]
+                            )
+
+    number = from_dtype(np.dtype(dtype))
+    w = types.Array(number, 4, "C", readonly=True, aligned=False)
+    signature = types.void(w, types.float64[:, ::1], types.Array(number, 4, "C"))
+    return njit(signature, parallel=True, cache=True)(transform)
+
+
+# --- plans -------------------------------------------------------------------------------------------
+
+
+def processor() -> tuple[int, int]:
+    """Bytes of a vector register and how many there are, for the processor that Numba compiles for."""
+    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    have = set(features.split(","))
+    if not triple.startswith(("x86", "i686")):
+        return 16, 32
+    if "+fma" not in have:
+        raise Unsupported("needs a processor with fused multiply-add")
+    return (64, 32) if "+avx512f" in have else (32, 16)
+
+
+def recipe_of(p: Conv2d, points: str) -> Recipe:
+    if (p.R, p.S, p.stride, p.dilation, p.groups) != (3, 3, (1, 1), (1, 1), 1):
+        raise Unsupported("needs R = S = 3, stride 1, dilation 1, groups 1")
+    register, registers = processor()
+    lanes = max(4, register // p.itemsize)
+    at_once = registers * register // (lanes * p.itemsize)  # whole vectors that the registers hold
+    return Recipe(p.dtype, lanes, at_once // 2 - 2, p.layout, points)
+
+
+def numbers_of(p: Conv2d, recipe: Recipe, threads: int) -> Numbers:
+    """The split that a small model finds cheapest.
+
+    Cycles of the slowest part: products, two a cycle and at least four cycles a channel, their latency;
+    panels read once a block; V read once a panel where it has outgrown the cache; transforms.
+    """
+    m, L, F, vector = recipe.A - 2, recipe.lanes, recipe.A**2, recipe.vector
+    high, wide = -(-p.P // m), -(-p.Q // m)
+    all_tiles, blocks_of_C, panels = p.N * high * wide, -(-p.C // L), -(-p.K // (2 * L))
+    best = None
+    for panel_parts in range(1, min(threads, panels) + 1):
+        tile_parts = min(threads // panel_parts, all_tiles)
+        mine = -(-panels // panel_parts)
+        for most in range(1, min(8 * recipe.tiles, -(-all_tiles // tile_parts)) + 1):
+            blocks = -(-all_tiles // (most * tile_parts)) * tile_parts
+            tiles = -(-all_tiles // blocks)
+            subs = -(-tiles // recipe.tiles)
+            tb = -(-tiles // subs)
+            V = F * subs * tb * blocks_of_C * vector
+            cycles = mine * F * p.C * subs * max(tb, 4) * 1.05
+            cycles += mine * F * p.C * 2 * vector / 80  # from the third-level cache
+            cycles += mine * V / 50 * (V > CACHE)
+            cycles += tiles * blocks_of_C * 5 * F + mine * 2 * tiles * 4 * F
+            cycles *= blocks // tile_parts
+            if best is None or cycles < 0.99 * best[0]:
+                best = cycles, tile_parts, panel_parts, blocks, subs * tb
+    assert best is not None
+    _, tile_parts, panel_parts, blocks, block = best
+    need = F * (block * blocks_of_C * vector + STAGGER + (2 * block + 1) * vector)
+    need += 2 * recipe.A * L * vector + 2048
+    need = -(-need // 4096) * 4096 + 320  # parts begin 320 bytes apart modulo 4096
+    return Numbers(
+        p.C, p.H, p.W, p.K, p.P, p.Q, p.padding[0], p.padding[2], high, wide, all_tiles,
+        tile_parts, panel_parts, blocks, block, need,
+    )  # fmt: skip
+
+
+def aligned(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An uninitialised array that begins a page."""
+    n = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(n + 4096, np.uint8)
+    start = -memory.ctypes.data % 4096
+    return memory[start : start + n].view(dtype).reshape(shape)
+
+
+_own = threading.local()
+
+
+def scratch_of_thread(n: int) -> int:
+    """The address of n bytes that belong to the calling thread; kept, because fresh pages are slow."""
+    if getattr(_own, "bytes", 0) < n:
+        _own.memory, _own.bytes = aligned((n,), "uint8"), n
+        _own.address = _own.memory.ctypes.data
+    return _own.address
+
+
+def layer(p: Conv2d, points: str) -> Plan:
+    """The plan of a 3 x 3 convolution by Winograd's scheme at ``points``."""
+    recipe = recipe_of(p, points)
+    parallel = p.flops > SERIAL_FLOPS
+    launch, transform, one_part = (
+        launcher(p.dtype, parallel),
+        transform_of_filters(p.dtype),
+        compiled(recipe),
+    )
+    function, wide = address_of(one_part), 2 * recipe.lanes
+    panels = -(-p.K // wide)
+    G = np.array(matrices(points)[1], np.float64)
+
+    @cache
+    def split(threads):
+        numbers = numbers_of(p, recipe, threads)
+        parts = numbers.tile_parts * numbers.panel_parts
+        return parts, parts * numbers.bytes, np.array(numbers, np.int64)
+
+    def pack(w, b):
+        u = aligned((panels, recipe.A**2, p.C, wide), p.dtype)
+        transform(w, G, u)
+        bias = np.zeros(panels * wide, p.dtype)
+        if b is not None:
+            bias[: p.K] = b
+        return u, bias
+
+    def run(x, weights):
+        u, bias = weights
+        y = np.empty(p.y_shape, p.dtype)
+        parts, need, numbers = split(get_num_threads() if parallel else 1)
+        launch(function, parts, x, u, bias, y, scratch_of_thread(need), numbers)
+        return y
+
+    return Plan(
+        run, pack=pack, workspace=split(get_num_threads() if parallel else 1)[1], code=(one_part,)
+    )

@@ -1,0 +1,41 @@
+"""Sixteen outputs of a 3 x 3 filter from 36 products instead of 144: Winograd's F(4x4, 3x3).
+
+After    numba/im2col   (new here: a transform that turns taps into fewer products)
+Idea     Outputs next to each other share pixels. Take a tile of 6 x 6 pixels as a polynomial of two
+         variables and the filter as another: their product is settled by its values at 36 points, one
+         multiplication each, and the 16 outputs are combinations of them. With sums over channels the
+         multiplications become 36 matrix products, one for each point; the transforms are a few
+         additions for each pixel and are shared by all channels on the other side.
+         The points decide the rounding errors: 0, +-5/8, +-8/5 and infinity are reciprocal pairs, which
+         keeps powers near 1. The error is that of a whole tile, not of each output for itself.
+Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,C,3,3] → y[N,K,P,Q] or [N,P,Q,K]   float32, float64
+         inside, for vectors of L: u[K/2L,36,C,2L] made by pack, V[36,sub,C/L,tiles,L], M[36,tiles,2L]
+Threads  Numba's. A thread transforms blocks of its own tiles, so that V and M stay in its L2 cache, and
+         meets them with all panels of filters; with few tiles the threads share out the panels, and each
+         transforms all tiles. The interpreter lock is held then, so calls from several Python threads
+         take turns; it is released for the small problems, which stay on the calling thread
+Cost     FLOP   2·36·T·K·C for T = N·P/4·Q/4 tiles, 1/4 of the definition's for P and Q that 4 divides,
+                and about 12·12·T·C + 13·10·T·K for the transforms
+         bytes  x read 2.25 times, from cache; u, four times w, once for each block of tiles;
+                V written once and read K/2L times from L2, M written and read once; y written once
+Limits   at 64 channels the transforms take a quarter of the time; at 14 x 14 a quarter of a tile is waste
+         u must stay in the last-level cache: 512 x 512 channels (38 MB) and few tiles run at its speed
+         C or K below a vector leave lanes empty; K is filled up to a multiple of 2L
+         an infinity or NaN spreads over its tile; packing writes four times the bytes that it reads
+Source   Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016; Winograd,
+         Arithmetic Complexity of Computations, 1980. Points: Alam et al., arXiv:2201.10369, 2022.
+         Schedule: Gelashvili, Shavit and Zlateski, L3 Fusion, arXiv:1912.02165, 2019
+"""
+
+from convzoo.plan import Plan
+from convzoo.problem import Conv2d
+
+from ._winograd import layer
+
+ALGORITHM = "winograd"
+ACCURACY = "normwise"
+POINTS = "0,5/8,-5/8,8/5,-8/5"  # and infinity
+
+
+def plan(p: Conv2d) -> Plan:
+    return layer(p, POINTS)

@@ -1,0 +1,205 @@
+"""What a kill, a full disk, a second run and an impossible time cost: never a finished cell."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import compare, plausibility, record
+from benchmarks.problems import resolve
+from benchmarks.stopwatch import Effort
+from convzoo import Conv2d
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+
+ARGUMENTS = (
+    "compare", "--kernels", "numpy/shifted", "numpy/windows", "--problems", "tiny", "--rounds", "3", "-q",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clean_tree(tmp_path_factory):
+    """A committed copy of the tree: only what is committed can be resumed."""
+    root = tmp_path_factory.mktemp("clean") / "tree"
+    root.mkdir()
+    for name in ("kernels", "benchmarks"):
+        subprocess.run(["cp", "-r", str(ROOT / name), str(root / name)], check=True)
+    (root / ".gitignore").write_text("__pycache__/\n")
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], cwd=root, check=True)
+    return root
+
+
+def begin(root, *arguments):
+    environment = os.environ | {"PYTHONPATH": f"{root / 'kernels'}{os.pathsep}{root}"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def rounds(path):
+    return {
+        (x["kernel"], x["problem"], x["round"]): x["seconds"]
+        for x in record.read(path)
+        if x["kind"] == "round"
+    }
+
+
+def workers_of(root):
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().decode().split("\0")
+            if "benchmarks.worker" in command and os.readlink(entry / "cwd") == str(root):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_any_moment_and_resumed(clean_tree, tmp_path, seed):
+    """SIGKILL of the coordinator: every line that was written stays, no worker lives on, resume finishes."""
+    rng = random.Random(seed)
+    process = begin(clean_tree, *ARGUMENTS, "--records", str(tmp_path))
+    deadline = time.monotonic() + 60
+    while not (found := list(tmp_path.glob("*/*.jsonl"))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(rng.uniform(0, 2.5))
+    process.kill()
+    process.communicate()
+    (path,) = found
+    before = rounds(path)
+    time.sleep(0.5)
+    if sys.platform == "linux":
+        assert not workers_of(clean_tree), "a worker outlived its coordinator"
+    done = begin(clean_tree, "compare", "--resume", str(path), "--json")
+    out, err = done.communicate(timeout=120)
+    assert done.returncode == 0, err
+    after = rounds(path)
+    assert before.items() <= after.items(), "a finished cell was lost or measured again"
+    assert len(after) == 2 * 2 * 3
+    assert {c["rounds"] for c in json.loads(out)["cells"]} == {3}
+
+
+def test_killed_worker_costs_one_cell(tmp_path, monkeypatch):
+    cells = [compare.Cell("numpy/shifted", x, "packed") for x in resolve(["tiny"])]
+    log = record.Record(tmp_path / "r.jsonl", {"suite": 1})
+    preset = compare.Preset(Effort(0.001, 0.0, 0.01, 3, 5), (1, 1), 60)
+    sweep = compare.Sweep(cells, preset, 1, 0, log, timeout=20)
+    ask = compare.Worker.ask
+
+    def kill_first(worker, request, timeout):
+        if not killed:
+            killed.append(worker._process.pid)
+            os.kill(worker._process.pid, signal.SIGKILL)
+        return ask(worker, request, timeout)
+
+    killed: list[int] = []
+    monkeypatch.setattr(compare.Worker, "ask", kill_first)
+    sweep.run()
+    log.close()
+    assert sorted(c.status for c in cells) == ["crashed", "ok"]
+
+
+def test_changed_tree_is_not_resumed(clean_tree, tmp_path):
+    done = begin(clean_tree, *ARGUMENTS, "--records", str(tmp_path))
+    done.communicate(timeout=120)
+    (path,) = tmp_path.glob("*/*.jsonl")
+    other = clean_tree / "kernels" / "convzoo" / "numpy" / "new.py"
+    other.write_text('"""New."""\n')
+    try:
+        refused = begin(clean_tree, "compare", "--resume", str(path))
+        _, err = refused.communicate(timeout=60)
+    finally:
+        other.unlink()
+    assert refused.returncode == 3 and "begin a new record" in err
+
+
+def test_two_runs_cannot_write_one_record(tmp_path):
+    log = record.Record(tmp_path / "r.jsonl", {"suite": 1})
+    with pytest.raises(record.Busy, match="another run is writing it"):
+        record.Record(tmp_path / "r.jsonl")
+    log.close()
+    record.Record(tmp_path / "r.jsonl").close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which always is")
+def test_full_disk_is_one_sentence(clean_tree, tmp_path):
+    (tmp_path / "box").mkdir()
+    code = (
+        "from benchmarks import record\n"
+        "record.new_path = lambda *a: __import__('pathlib').Path('/dev/full')\n"
+        "opened = record.Path.open\n"
+        "record.Path.open = lambda self, mode='r', **k: opened(self, 'w' if mode == 'x' else mode, **k)\n"
+        f"import sys\nfrom benchmarks.__main__ import main\nsys.exit(main({list(ARGUMENTS)!r}))"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'kernels'}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
+
+
+CEILINGS = {
+    "fma_gflops_per_s": {"2": {"float32": 500.0, "float64": 250.0}},
+    "read_gb_per_s": {"2": {"L1": 1000.0, "DRAM": 50.0}},
+}
+
+
+@pytest.mark.parametrize(
+    ("problem", "algorithm", "least"),
+    [
+        ("n1c64h56w56k64r3s3", "direct", 2 * 54 * 54 * 64 * 64 * 9 / 500e9),
+        ("n1c64h56w56k64r3s3", "winograd", 2 * 54 * 54 * 64 * 64 * 9 / 500e9 / (36 * 9 / 64)),
+        ("n1c1h1000w1000k1r1s1", "direct", 4 * (2_000_000 + 2) / 1000e9),
+        ("n1c64h56w56k64r3s3-f64", "gemm", 2 * 54 * 54 * 64 * 64 * 9 / 250e9),
+    ],
+)
+def test_floor_is_the_larger_of_arithmetic_and_bytes(problem, algorithm, least):
+    p = Conv2d.parse(problem)
+    seconds, _ = plausibility.floor_seconds(p, algorithm, CEILINGS, 2)
+    assert seconds == pytest.approx(least, rel=1e-3)
+    assert plausibility.mistrust(least, p, algorithm, CEILINGS, 2) is None
+    assert "faster than" in plausibility.mistrust(least / 2, p, algorithm, CEILINGS, 2)
+
+
+def test_useful_flops_leaves_out_the_padding():
+    assert plausibility.useful_flops(Conv2d.parse("n1c1h3w3k1r3s3-p1")) == 2 * 7 * 7
+    p = Conv2d.parse("n2c4h9w8k6r3s2-st2x3-p1_2_0_3-d2x1-g2")
+    assert plausibility.useful_flops(p) < p.flops
+
+
+def test_impossible_time_is_mistrusted_and_has_no_time(tmp_path, monkeypatch):
+    """Ceilings that are far too low stand in for a kernel that is far too quick."""
+    low = {"fma_gflops_per_s": {"1": {"float32": 1e-6}}, "read_gb_per_s": {"1": {"L1": 1e-6}}}
+    monkeypatch.setattr(compare.ceilings, "measure", lambda threads: low)
+    cells = [compare.Cell("numpy/shifted", x, "packed") for x in resolve(["tiny/square"])]
+    log = record.Record(tmp_path / "r.jsonl", {"suite": 1})
+    preset = compare.Preset(Effort(0.001, 0.0, 0.01, 3, 5), (1, 1), 60)
+    sweep = compare.Sweep(cells, preset, 1, 0, log, timeout=20, ceilings=low)
+    sweep.run()
+    lines = sweep.summarize(None)
+    log.close()
+    assert cells[0].status == "mistrusted" and "faster than" in cells[0].why
+    assert "seconds" not in lines[0]
+
+
+def test_cell_without_end_of_memory_is_crashed(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVZOO_MEMORY_LIMIT", str(2**29))
+    cells = [compare.Cell("numpy/im2col", x, "packed") for x in resolve(["n1c64h512w512k8r7s7"])]
+    log = record.Record(tmp_path / "r.jsonl", {"suite": 1})
+    preset = compare.Preset(Effort(0.001, 0.0, 0.01, 3, 5), (1, 1), 60)
+    compare.Sweep(cells, preset, 1, 0, log, timeout=60).run()
+    log.close()
+    assert cells[0].status == "crashed" and "0.5 GiB that a worker may use" in cells[0].why

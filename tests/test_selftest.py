@@ -1,0 +1,168 @@
+"""``selftest``: bad kernels and generated mutants are caught, honest kernels are not refused."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import convzoo
+from benchmarks import bad_kernels, mutants, selftest
+from benchmarks.equivalent_mutants import EQUIVALENT
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def ask(*arguments):
+    command = [sys.executable, "-m", "benchmarks", "selftest", *arguments]
+    env = os.environ | {"PYTHONPATH": f"{ROOT / 'kernels'}{os.pathsep}{ROOT}"}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
+
+
+def not_as_it_must(document):
+    cells = [
+        f"{c['kernel']} on {c['problem']}: must be {c['expected']}, is {c['status']}: {c['why']}"
+        for c in document["cells"] if not c["as_it_must"]
+    ]  # fmt: skip
+    survivors = [f"{s['where']}: {s['change']}" for m in document["mutants"] for s in m["survivors"]]
+    return "\n".join(cells + survivors)
+
+
+def test_numpy_family_and_a_sample_of_mutants():
+    done = ask("--kernels", "numpy/*", "--sample", "30", "--seed", "3", "--json")
+    document = json.loads(done.stdout)
+    assert done.returncode == 0 and document["passed"], not_as_it_must(document) or done.stderr
+    bad = {c["kernel"]: c["status"] for c in document["cells"] if c["bad"]}
+    assert bad == {f"numpy/{f.name}": f.status for f in bad_kernels.FAULTS.values()}
+    assert {"wrong", "mistrusted", "crashed", "timeout"} == set(bad.values())
+    assert sum(m["mutants"] for m in document["mutants"]) == 30
+
+
+@pytest.mark.slow
+def test_every_family():
+    """A new kernel that is wrong, and one that is right, come with the caller's own folder."""
+    done = ask("--json")
+    document = json.loads(done.stdout)
+    assert done.returncode == 0, not_as_it_must(document) or done.stderr
+    families = {c["kernel"].partition("/")[0] for c in document["cells"] if c["bad"]}
+    assert families == set(selftest.usable())
+
+
+@pytest.mark.slow
+def test_every_mutant_of_numpy_is_rejected_or_argued_away():
+    scores = mutants.run(["numpy/*", "python/*"])
+    survivors = [s for score in scores for s in score["survivors"]]
+    assert not survivors, "\n".join(f"{s['where']}: {s['change']}" for s in survivors)
+    assert not [s for score in scores for s in score["refuted"]], "argued away, and yet rejected"
+
+
+def test_own_bad_kernels(tmp_path):
+    """A folder of one's own: what is wrong is caught; what is right there is a failure of the folder."""
+    folder = tmp_path / "python"
+    folder.mkdir()
+    head = '"""Planted."""\nimport numpy as np\nfrom convzoo.plan import Plan\n'
+    (folder / "nothing.py").write_text(
+        head + "def plan(p):\n    return Plan(lambda x, weights: np.empty(p.y_shape, p.dtype))\n"
+    )
+    (folder / "right.py").write_text(
+        head + "from convzoo.reference import oracle\n"
+        "def plan(p):\n    return Plan(lambda x, weights: oracle(p, x, *weights).astype(p.dtype))\n"
+    )
+    (folder / "broken.py").write_text("def plan(p:\n")
+    rows = selftest.run(["python/*"], tmp_path)
+    own = {
+        r["kernel"]: (r["status"], r["as_it_must"])
+        for r in rows
+        if r["headline"].startswith("your own")
+    }
+    assert own == {
+        "python/nothing": ("wrong", True), "python/right": ("ok", False), "python/broken": ("crashed", True),
+    }  # fmt: skip
+    assert not selftest.passed(rows, [])
+
+
+def test_wrong_usage_is_told():
+    done = ask("--bad", str(ROOT / "reports" / "templates"))
+    assert done.returncode == 3 and "--bad must hold <backend>/<name>.py" in done.stderr
+    done = ask("--kernels", "nmpy/*")
+    assert done.returncode == 3 and "no kernel matches" in done.stderr
+
+
+def test_every_fault_has_a_file_that_declares_what_the_honest_kernel_declares(tmp_path):
+    from convzoo.backends import BACKENDS
+    from convzoo.catalog import find, read
+
+    for backend in BACKENDS:
+        if not convzoo.names(f"{backend}/*"):
+            continue
+        honest = bad_kernels.honest_kernel(backend)
+        for fault in bad_kernels.FAULTS.values():
+            kernel = read(bad_kernels.write(tmp_path, backend, fault), BACKENDS[backend])
+            assert kernel.name == f"{backend}/{fault.name}" and kernel.headline == fault.headline
+            assert kernel.accuracy == find(honest).accuracy
+
+
+def test_a_kernel_outside_the_catalog_is_loaded_by_its_path(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text('"""Mine."""\ndef plan(p):\n    return 42\n')
+    kernel = convzoo.load("numpy/mine", path)
+    assert kernel.name == "numpy/mine" and kernel.plan(convzoo.Conv2d(1, 1, 3, 3, 1, 1, 1)) == 42
+    assert "numpy/mine" not in convzoo.names()
+    with pytest.raises(ValueError, match="must begin with one of"):
+        convzoo.load("nmpy/mine", path)
+
+
+# --- mutants -----------------------------------------------------------------------------------------
+
+
+def changes(source, monkeypatch, tmp_path):
+    from dataclasses import replace
+
+    path = tmp_path / "k.py"
+    path.write_text(source)
+    kernel = replace(convzoo.catalog.find("numpy/windows"), path=path)
+    monkeypatch.setattr(mutants, "find", lambda name: kernel)
+    return {m.after for m in mutants.mutants_of("numpy/windows")}
+
+
+def test_mutations_are_the_mistakes_people_make(monkeypatch, tmp_path):
+    source = (
+        "def plan(p):\n"
+        "    (stride_h, stride_w), top = p.stride, p.padding[0]\n"
+        "    def run(x, weights):\n"
+        "        for r in range(p.R):\n"
+        "            if r * stride_h < top:\n"
+        "                y[r] += x[r].copy()\n"
+        "        return y\n"
+        "    return Plan(run, workspace=4 * p.N)\n"
+    )
+    found = changes(source, monkeypatch, tmp_path)
+    for expected in (
+        "(stride_w, stride_h), top = p.stride, p.padding[0]", "for r in range(p.R - 1):",
+        "for r in range(1, p.R):", "for r in range(p.S):", "if r * stride_w < top:", "if r * stride_h <= top:",
+        "y[r] = x[r].copy()", "y[r] += x[r + 1].copy()", "y[r] += x[r]", "pass",
+        "(stride_h, stride_w), top = p.stride, p.padding[1]",
+    ):  # fmt: skip
+        assert expected in found, found
+    assert not any("workspace" in line for line in found), "the workspace is no part of the output"
+
+
+def test_every_argument_fits_a_mutant():
+    """An entry whose kernel has changed says nothing any more, and is to be deleted."""
+    every = {m.change for kernel in {key[0] for key in EQUIVALENT} for m in mutants.mutants_of(kernel)}
+    stale = EQUIVALENT.keys() - every
+    assert not stale, "\n".join(map(str, stale))
+    assert all(reason.strip() for reason in EQUIVALENT.values())
+
+
+def test_bad_kernels_import_nothing_but_the_standard_library_at_the_top():
+    """asv imports every module of benchmarks."""
+    for name in ("bad_kernels", "selftest", "mutants", "doubts", "equivalent_mutants"):
+        tree = ast.parse((ROOT / "benchmarks" / f"{name}.py").read_text())
+        top = {a.name for n in tree.body if isinstance(n, ast.Import) for a in n.names}
+        assert top <= set(sys.stdlib_module_names), name

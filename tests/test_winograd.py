@@ -1,0 +1,218 @@
+"""Winograd's kernels: transforms that are exact, errors as promised, one compilation for all shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import convzoo
+from convzoo import Conv2d, Unsupported
+from convzoo.reference import allowed, examine, inputs, magnitude, oracle
+
+pytest.importorskip("numba", reason="needs numba: pip install numba")
+
+from convzoo.numba import _winograd, winograd, winograd_small
+
+FILES = {"numba/winograd": winograd, "numba/winograd_small": winograd_small}
+both = pytest.mark.parametrize("name", FILES)
+
+# tails of vectors, panels, tiles and blocks; images smaller than a tile; padding beyond the filter
+SHAPES = [
+    "n1c1h1w1k1r3s3-p1",
+    "n1c3h3w3k2r3s3",
+    "n2c17h5w23k33r3s3-p1_2_0_3",
+    "n3c16h9w14k15r3s3-p0_1_5_3-nobias",
+    "n1c65h13w19k31r3s3-p4_0_0_6",
+    "n1c130h4w67k64r3s3-p1",
+    "n5c33h7w7k100r3s3-p1",
+]  # fmt: skip
+
+
+def multiply(*matrices):
+    product, *rest = matrices
+    for other in rest:
+        columns = list(zip(*other, strict=True))
+        product = [
+            [sum(a * b for a, b in zip(row, c, strict=True)) for c in columns] for row in product
+        ]
+    return product
+
+
+def transposed(matrix):
+    return [list(row) for row in zip(*matrix, strict=True)]
+
+
+@both
+def test_transforms_are_exact(name):
+    """y = AT ((G g GT) * (BT d B)) A is the convolution of a tile, in fractions, without any rounding."""
+    AT, G, BT = _winograd.matrices(FILES[name].POINTS)
+    m, A = len(AT), len(BT)
+    assert (len(G), m) == (A, A - 2) and {len(row) for row in AT + BT} == {A}
+    rng = np.random.default_rng(0)
+    d = [[Fraction(int(v), 7) for v in row] for row in rng.integers(-99, 100, (A, A))]
+    g = [[Fraction(int(v), 5) for v in row] for row in rng.integers(-99, 100, (3, 3))]
+    u, v = multiply(G, g, transposed(G)), multiply(BT, d, transposed(BT))
+    products = [[a * b for a, b in zip(*rows, strict=True)] for rows in zip(u, v, strict=True)]
+    want = [
+        [sum(d[i + r][j + s] * g[r][s] for r in range(3) for s in range(3)) for j in range(m)]
+        for i in range(m)
+    ]
+    assert multiply(AT, products, transposed(AT)) == want
+
+
+def test_small_transforms_only_add_and_halve():
+    AT, G, BT = _winograd.matrices(winograd_small.POINTS)
+    assert {abs(c) for row in AT + BT for c in row} == {0, 1}
+    assert {abs(c) for row in G for c in row} == {0, Fraction(1, 2), 1}
+
+
+def relu_layer(p: Conv2d):
+    x, w, b = inputs(p, 0)
+    return np.maximum(x, 0), w, b
+
+
+def rms_error(y, want):
+    return float(np.sqrt(np.mean((y.astype(np.float64) - want) ** 2)))
+
+
+@pytest.mark.parametrize("problem", ["n1c64h30w30k64r3s3-p1", "n1c256h14w14k64r3s3-p1"])
+@pytest.mark.parametrize("name, factor", [("numba/winograd", 4), ("numba/winograd_small", 2)])
+def test_error_is_a_small_multiple_of_the_direct_one(name, factor, problem):
+    torch = pytest.importorskip("torch", reason="needs torch to compare errors with")
+    p = Conv2d.parse(problem)
+    x, w, b = relu_layer(p)
+    want = oracle(p, x, w, b)
+    plan = convzoo.load(name).plan(p)
+    error = rms_error(plan.run(x, plan.pack(w, b)), want)
+    theirs = torch.nn.functional.conv2d(*map(torch.from_numpy, (x, w, b)), padding=1).numpy()
+    assert error <= factor * rms_error(theirs, want)
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    chain = np.zeros(p.y_shape, np.float32)  # one product after another, as the textbook has it
+    for c in range(p.C):
+        for r in range(3):
+            for s in range(3):
+                window = padded[:, c : c + 1, r : r + p.P, s : s + p.Q]
+                chain += window * w[:, c, r, s][None, :, None, None]
+    assert error <= factor * rms_error(chain + b[None, :, None, None], want)
+
+
+@both
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("registers", [None, (32, 16)], ids=["this-processor", "avx2"])
+def test_odd_shapes(name, dtype, layout, registers, monkeypatch):
+    """Also with the vectors and registers of AVX2, which any processor with AVX-512 has, too."""
+    if registers:
+        if _winograd.processor()[0] < 32:
+            pytest.skip("needs a processor with AVX2")
+        monkeypatch.setattr(_winograd, "processor", lambda: registers)
+    kernel = convzoo.load(name)
+    for seed, text in enumerate(SHAPES):
+        p = dataclasses.replace(Conv2d.parse(text), dtype=dtype, layout=layout)
+        verdict = examine(kernel, p, seed)
+        assert verdict.ok, f"{p}, seed {seed}: {verdict.why}"
+
+
+@both
+@pytest.mark.parametrize("threads", [1, 2, 3, 7, 64])
+def test_every_split_computes_all_outputs(name, threads):
+    """The parts of a split are run one after another, so that any number of threads can be tried."""
+    kernel = FILES[name]
+    for text in ("n2c20h13w29k70r3s3-p1", "n1c40h7w7k200r3s3-p1", "n1c5h4w4k3r3s3-p1"):
+        p = Conv2d.parse(text)
+        recipe = _winograd.recipe_of(p, kernel.POINTS)
+        numbers = _winograd.numbers_of(p, recipe, threads)
+        parts = numbers.tile_parts * numbers.panel_parts
+        assert parts <= threads and numbers.blocks % numbers.tile_parts == 0
+        x, w, b = inputs(p, 0, "integers")
+        y = np.full(p.y_shape, np.nan, p.dtype)
+        u, bias = kernel.plan(p).pack(w, b)
+        memory = _winograd.aligned((parts * numbers.bytes,), "uint8")
+        memory.view(p.dtype)[:] = np.nan  # nothing may be read that was not written
+        launch = _winograd.launcher(p.dtype, False)
+        function = _winograd.address_of(_winograd.compiled(recipe))
+        launch(function, parts, x, u, bias, y, memory.ctypes.data, np.array(numbers, np.int64))
+        assert np.abs(y - oracle(p, x, w, b)).max() < 0.01
+
+
+def test_small_is_exact_on_integers():
+    """The bound that its docstring gives, met from below, with data that adds up and data that does not."""
+    kernel = convzoo.load("numba/winograd_small")
+    p = Conv2d.parse("n1c444h6w7k3r3s3-p1")
+    rng = np.random.default_rng(0)
+    most = (2**16 - 1) // p.C
+    for signs in (1, rng.choice([-1, 1], p.w_shape)):
+        x = rng.integers(most - 2, most + 1, p.x_shape).astype(p.dtype)
+        w = np.broadcast_to(np.asarray(signs, p.dtype), p.w_shape).copy()
+        b = rng.integers(-2048, 2049, p.K).astype(p.dtype)
+        plan = kernel.plan(p)
+        assert np.array_equal(plan.run(x, plan.pack(w, b)), oracle(p, x, w, b))
+
+
+@both
+def test_no_output_is_bounded_by_itself(name):
+    """Why both promise no more than normwise: one pixel, picked from among larger ones, has their error."""
+    kernel = convzoo.load(name)
+    assert kernel.accuracy == "normwise" and kernel.algorithm == "winograd"
+    p = Conv2d.parse("n1c1h40w40k1r3s3-p1-nobias")
+    x, w, _ = inputs(p, 0)
+    w[...] = 0
+    w[:, :, 1, 1] = 1
+    plan = kernel.plan(p)
+    error = np.abs(plan.run(x, plan.pack(w, None)) - oracle(p, x, w, None))
+    A = magnitude(p, x, w, None)
+    assert (error > allowed(p, x, w, A, "elementwise")).any()
+    assert (error <= allowed(p, x, w, A, "normwise")).all()
+
+
+@both
+def test_further_shapes_are_planned_without_compiling(name):
+    kernel = convzoo.load(name)
+    kernel.plan(Conv2d.parse("n1c64h56w56k64r3s3-p1"))
+    before = _winograd.compiled.cache_info().misses
+    took = []
+    for n in range(1, 6):
+        p = Conv2d.parse(f"n{n}c128h28w{20 + n}k{60 + n}r3s3-p1")
+        start = time.perf_counter()
+        kernel.plan(p)
+        took.append(time.perf_counter() - start)
+    assert _winograd.compiled.cache_info().misses == before
+    assert min(took) < 5e-3
+
+
+def test_code_of_two_recipes_has_two_names():
+    """Numba's cache once gave the code of one layout to the other, both being ``one_part``."""
+    texts = ("n1c2h5w5k2r3s3", "n1c2h5w5k2r3s3-nhwc")
+    recipes = [_winograd.recipe_of(Conv2d.parse(text), "0,1,-1") for text in texts]
+    names = {_winograd.compiled(recipe).py_func.__qualname__ for recipe in recipes}
+    assert len(names) == 2
+
+
+def test_next_process_finds_the_code_in_the_cache():
+    p = Conv2d.parse("n1c2h5w5k2r3s3")
+    recipe = _winograd.recipe_of(p, winograd.POINTS)
+    _winograd.compiled(recipe)
+    code = (
+        "from convzoo import Conv2d; from convzoo.numba import _winograd, winograd;"
+        f"recipe = _winograd.recipe_of(Conv2d.parse('{p}'), winograd.POINTS);"
+        "print(sum(_winograd.compiled(recipe).stats.cache_hits.values()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.split() == ["1"]
+
+
+@both
+@pytest.mark.parametrize(
+    "problem", ["n1c2h8w8k2r5s5", "n1c2h8w8k2r3s3-st2", "n1c2h8w8k2r3s3-d2", "n1c2h8w8k2r3s3-g2"]
+)
+def test_other_problems_are_refused(name, problem):
+    with pytest.raises(Unsupported, match="needs R = S = 3, stride 1"):
+        convzoo.load(name).plan(Conv2d.parse(problem))
