@@ -140,14 +140,15 @@ def mutants_of(kernel: str) -> list[Mutant]:
     text, starts = source.encode(), [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line.encode()))
+    tree = ast.parse(source)
+    meaning = ast.dump(tree)
     found: dict[str, Mutant] = {}
-    for begin, end, new in sorted(set(_edits(ast.parse(source), text, starts))):
+    for begin, end, new in sorted(set(_edits(tree, text, starts))):
         changed = (text[:begin] + new.encode() + text[end:]).decode()
         try:
-            compile(changed, kernel, "exec")
+            if ast.dump(ast.parse(changed)) == meaning:
+                continue
         except SyntaxError:
-            continue
-        if ast.dump(ast.parse(changed)) == ast.dump(ast.parse(source)):
             continue
         line = source.encode()[:begin].count(b"\n") + 1
         span = text[begin:end].count(b"\n") + 1
@@ -625,7 +626,7 @@ def run(
     asked = every if sample is None else random.Random(seed).sample(every, min(sample, len(every)))
     if progress:
         progress.expect(len(asked))
-    indices = {m.source: i for k in kernels for i, m in enumerate(mutants_of(k))}
+    indices = {m.source: i for k in kernels for i, m in enumerate(m for m in every if m.kernel == k)}
     mine = {k: [m for m in asked if m.kernel == k] for k in kernels}
     with ThreadPoolExecutor(hardware.usable_cpus()) as pool:
         jobs = [

@@ -27,7 +27,9 @@ def test_agrees_with_timeit(n):
     ratios = []
     for _ in range(30):
         ours = min(measure(spin, [n], lambda: None, EFFORT).seconds)
-        theirs = min(timeit.repeat(lambda: spin(n), number=50, repeat=20)) / 50
+        theirs = (
+            min(timeit.repeat("spin(n)", globals={"spin": spin, "n": n}, number=50, repeat=20)) / 50
+        )
         ratios.append(ours / theirs)
         if len(ratios) >= 5 and statistics.median(ratios) == pytest.approx(1, abs=0.04):
             return

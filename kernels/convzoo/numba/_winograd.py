@@ -477,6 +477,7 @@ class Numbers(NamedTuple):
     panel_parts: int  # and of them the j-th share of the panels
     blocks: int
     block: int  # tiles for which V and M have room
+    tb: int  # of them one product takes
     bytes: int  # of the scratch memory of one part
 
 
@@ -487,7 +488,7 @@ def work_of(recipe: Recipe) -> Callable:
     clear, read_pixels, write_pixels = do.clear, do.read_pixels, do.write_pixels
     read_planes, write_planes = do.read_planes, do.write_planes
     transform_columns, transform_rows, outputs, product = do.columns, do.rows, do.outputs, do.product
-    size, m, F, most = vector // L, A - 2, A * A, recipe.tiles
+    size, m, F = vector // L, A - 2, A * A
     pitch = 2 * L  # columns in a row of S on the way in
     strip = (pitch - 2) // m  # tiles that fit in it
     line = max(1, L // m)  # tiles whose outputs fill a vector of pixels
@@ -591,17 +592,17 @@ def work_of(recipe: Recipe) -> Callable:
         C, H, W, K, P, Q = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
         top, left, high, wide, tiles = numbers[6], numbers[7], numbers[8], numbers[9], numbers[10]
         tile_parts, panel_parts, blocks, block = numbers[11], numbers[12], numbers[13], numbers[14]
+        tb, part_bytes = numbers[15], numbers[16]
         V_stride = block * ((C + L - 1) // L) * vector + STAGGER
         M_stride = block * 2 * vector + vector
-        V = scratch + part * numbers[15]
+        V = scratch + part * part_bytes
         M = V + F * V_stride
         S = M + F * M_stride + 2048
         i, j = part // panel_parts, part % panel_parts
         panels = (K + 2 * L - 1) // (2 * L)
         for b in range(blocks * i // tile_parts, blocks * (i + 1) // tile_parts):
             begin, end = tiles * b // blocks, tiles * (b + 1) // blocks
-            subs = (end - begin + most - 1) // most
-            tb = (end - begin + subs - 1) // subs
+            subs = (end - begin + tb - 1) // tb
             read_block(x, V, S, C, H, W, top, left, high, wide, V_stride, begin, end, tb)
             for panel in range(panels * j // panel_parts, panels * (j + 1) // panel_parts):
                 weights = u + panel * F * C * 2 * vector
@@ -753,8 +754,9 @@ def recipe_of(p: Conv2d, points: str) -> Recipe:
 def numbers_of(p: Conv2d, recipe: Recipe, threads: int) -> Numbers:
     """The split that a small model finds cheapest.
 
-    Cycles of the slowest part: products, two a cycle and at least four cycles a channel, their latency;
-    panels read once a block; V read once a panel where it has outgrown the cache; transforms.
+    Cycles of the slowest part: products, two a cycle and at least four cycles a channel (their latency),
+    with 50 to begin and end each call; panels, read once a block; V, read once a panel where it has
+    outgrown the cache; transforms.
     """
     m, L, F, vector = recipe.A - 2, recipe.lanes, recipe.A**2, recipe.vector
     high, wide = -(-p.P // m), -(-p.Q // m)
@@ -766,24 +768,26 @@ def numbers_of(p: Conv2d, recipe: Recipe, threads: int) -> Numbers:
         for most in range(1, min(8 * recipe.tiles, -(-all_tiles // tile_parts)) + 1):
             blocks = -(-all_tiles // (most * tile_parts)) * tile_parts
             tiles = -(-all_tiles // blocks)
-            subs = -(-tiles // recipe.tiles)
-            tb = -(-tiles // subs)
+            product, subs, tb = min(
+                (-(-tiles // tb) * (p.C * max(tb, 4) + 50 * -(-p.C // CHUNK)), -(-tiles // tb), tb)
+                for tb in range(1, recipe.tiles + 1)
+            )
             V = F * subs * tb * blocks_of_C * vector
-            cycles = mine * F * p.C * subs * max(tb, 4) * 1.05
+            cycles = mine * F * product
             cycles += mine * F * p.C * 2 * vector / 80  # from the third-level cache
             cycles += mine * V / 50 * (V > CACHE)
-            cycles += tiles * blocks_of_C * 5 * F + mine * 2 * tiles * 4 * F
+            cycles += tiles * blocks_of_C * 8 * F + mine * 2 * tiles * 4 * F
             cycles *= blocks // tile_parts
             if best is None or cycles < 0.99 * best[0]:
-                best = cycles, tile_parts, panel_parts, blocks, subs * tb
+                best = cycles, tile_parts, panel_parts, blocks, subs * tb, tb
     assert best is not None
-    _, tile_parts, panel_parts, blocks, block = best
+    _, tile_parts, panel_parts, blocks, block, tb = best
     need = F * (block * blocks_of_C * vector + STAGGER + (2 * block + 1) * vector)
     need += 2 * recipe.A * L * vector + 2048
     need = -(-need // 4096) * 4096 + 320  # parts begin 320 bytes apart modulo 4096
     return Numbers(
         p.C, p.H, p.W, p.K, p.P, p.Q, p.padding[0], p.padding[2], high, wide, all_tiles,
-        tile_parts, panel_parts, blocks, block, need,
+        tile_parts, panel_parts, blocks, block, tb, need,
     )  # fmt: skip
 
 
