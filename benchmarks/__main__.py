@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: list, check, compare, cost, explain, regress, history, doctor, machine, export, gpu.
+"""``python -m benchmarks``: what can be asked of the kernels; ``--help`` lists the verbs.
 
 Exit codes: 0 fine; 1 an output was wrong, or with regress slower; 2 something failed to run, or nothing
 could run; 3 wrong usage; 130 ended by Ctrl-C, with everything that was finished kept.

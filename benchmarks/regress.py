@@ -6,7 +6,7 @@ cells are screened in a few rounds; what looks different is measured again in ne
 decide (``significance``). The harness is always this tree's: the same clock asks both sides.
 
 Another program can only add time. So a visit's value is the lower quartile of its samples, and a round's
-the least of its visits: on two loaded cores that cut the noise of a round's ratio from 20 % to 2 %.
+the least of its visits.
 """
 
 from __future__ import annotations
