@@ -283,6 +283,7 @@ class Sweep:
             "seed": self.seed + 1000 * i,
             "effort": asdict(self.preset.effort),
             "raw": self.raw,
+            "look": not cell.rounds,
             "path": cell.path,
         }
         reply = workers[cell.backend].ask(request, self.timeout)
@@ -396,6 +397,7 @@ def summary(cell: Cell) -> dict[str, Any]:
         **{k: good[-1][k] for k in ("accuracy", "algorithm", "workspace")},
         **{k: statistics.median(r[k] for r in good) for k in ("plan_seconds", "pack_seconds")},
     }  # fmt: skip
+    line["fingerprint"] = next((r["fingerprint"] for r in good if r.get("fingerprint")), {})
     if all("device_seconds" in r for r in good):
         line["device_seconds"] = statistics.median(r["device_seconds"] for r in good)
     return line

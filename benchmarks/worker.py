@@ -197,8 +197,9 @@ def _from_plan_to_verdict(request: dict[str, Any]) -> dict[str, Any]:
         cell = prepare_cell(*where, request.get("path"))
         samples = cell.time(Effort(**request["effort"]))
         verdict = cell.judge(samples)
-        doubt = remembers(cell) if verdict.ok else ""
-        wanted = request.get("fingerprint", True)
+        look = request.get("look", True)  # a kernel that remembers does so in every round
+        doubt = remembers(cell) if verdict.ok and look else ""
+        wanted = request.get("fingerprint", look)
         fingerprint = fingerprint_of(cell, request["scenario"]) if wanted else {}
     except Unavailable as reason:
         return {"status": "unavailable", "why": str(reason)}

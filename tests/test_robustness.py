@@ -170,8 +170,9 @@ def test_floor_is_the_larger_of_arithmetic_and_bytes(problem, algorithm, least):
     p = Conv2d.parse(problem)
     seconds, _ = plausibility.floor_seconds(p, algorithm, CEILINGS, 2)
     assert seconds == pytest.approx(least, rel=1e-3)
-    assert plausibility.mistrust(least, p, algorithm, CEILINGS, 2) is None
-    assert "faster than" in plausibility.mistrust(least / 2, p, algorithm, CEILINGS, 2)
+    for share in (1.0, 0.6):  # a neighbour on the host may have held the ceiling down
+        assert plausibility.mistrust(share * least, p, algorithm, CEILINGS, 2) is None
+    assert "faster than" in plausibility.mistrust(least / 3, p, algorithm, CEILINGS, 2)
 
 
 def test_useful_flops_leaves_out_the_padding():

@@ -22,7 +22,7 @@ from numba import from_dtype, njit, types
 from convzoo.plan import Plan
 from convzoo.problem import Conv2d
 
-MAX_FLOPS = 3e9  # a second or two
+MAX_FLOPS = 5e7  # a twentieth of a second
 
 
 def convolve(x, w, b, y, stride, dilation, corner, groups):

@@ -24,7 +24,7 @@ from numba import from_dtype, njit, prange, types
 from convzoo.plan import Plan
 from convzoo.problem import Conv2d
 
-MAX_FLOPS = 6e9  # a second or two on two cores
+MAX_FLOPS = 3e8  # a tenth of a second on two cores
 SERIAL_FLOPS = 4e4  # about 20 microseconds on one thread
 
 
