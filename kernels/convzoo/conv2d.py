@@ -193,6 +193,8 @@ def rule(p: Conv2d, owner: str | None, device: str, scenario: str) -> list[str]:
         return ["cupy/im2col", "cupy/shifted", "cupy/raw_naive"]
     if owner == "numba_cuda":
         return ["numba_cuda/shared_tile", "numba_cuda/coalesced", "numba_cuda/naive"]
-    if p.groups > 1:
-        return ["numba/direct", "numba/parallel", "numpy/shifted", "numpy/windows"]
-    return ["numba/direct", "numba/im2col", "numpy/im2col", "numpy/shifted"]
+    # Packed, elementwise, two threads of a Zen 5: 1x1 layers are a GEMM on the data as it lies; a register
+    # tile of 16 or more output channels wins on planes of 28 x 28 and above, direct below and for few channels.
+    wide = p.K // p.groups >= 16 and p.P * p.Q >= 784
+    own = ["numba/register_tile", "numba/direct"] if wide else ["numba/direct", "numba/register_tile"]
+    return ["numba/pointwise", *own, "numpy/im2col", "numpy/shifted"]

@@ -43,8 +43,8 @@ ir = cgutils.ir  # llvmlite's, as Numba itself imports it
 CHUNK = 64  # channels summed in registers before the sum goes to M: short chains keep the error small
 STAGGER = 192  # bytes between the frequencies of V, lest multiples of 4096 evict each other
 CACHE = 600e3  # bytes of V that stay in the second-level cache beside M and a panel
+SHARED_CACHE = 16e6  # bytes of panels that stay in the last-level cache from one call to the next
 SERIAL_FLOPS = 4e6  # of the definition: below, waking a second thread costs more than it saves
-
 
 # Numba's cache keys a function by its bytecode and the cells of its closure, not by the text of what it
 # calls. This hash is in a cell, so that no change of this file meets machine code of the old one.
@@ -52,12 +52,12 @@ SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 class Recipe(NamedTuple):
-    """All that compiled code depends on; ``str`` of it is the literal that Numba compiles for."""
+    """All that compiled code depends on."""
 
     dtype: str
     lanes: int
     tiles: (
-        int  # the most of one product: VECTORS * tiles sums, the panel and a pixel fill the registers
+        int  # the most of one product: 2 * tiles sums, 2 vectors of weights and pixels fill registers
     )
     layout: str
     points: str
@@ -108,7 +108,7 @@ class Code:
     """Writes instructions on vectors into one LLVM function; addresses are 64-bit integers."""
 
     def __init__(self, builder, recipe: Recipe):
-        self.b, self.lanes, self.bytes = builder, recipe.lanes, recipe.vector
+        self.b, self.lanes = builder, recipe.lanes
         self.size = recipe.vector // recipe.lanes
         self.number = ir.FloatType() if self.size == 4 else ir.DoubleType()
         self.vector = ir.VectorType(self.number, self.lanes)
@@ -530,9 +530,8 @@ def work_of(recipe: Recipe) -> Callable:
                     transform_columns(source, W * C * size, C * size, S, pixels)
                 else:
                     for r in range(A):
-                        read_row(
-                            x, S + r * pitch * vector, C, H, W, n, h + r, w, c, pixels, before, inside
-                        )
+                        row = S + r * pitch * vector
+                        read_row(x, row, C, H, W, n, h + r, w, c, pixels, before, inside)
                     transform_columns(S, pitch * vector, vector, S, pixels)
                 for t in range(some):
                     q = tile - begin + t
@@ -576,14 +575,8 @@ def work_of(recipe: Recipe) -> Callable:
                 if at_once:
                     to, row, column = y + (((n * P + h) * Q + w) * K + k) * size, Q * K * size, K * size
                 for t in range(some):
-                    outputs(
-                        source + t * 2 * vector,
-                        stride,
-                        bias + k * size,
-                        to + t * m * column,
-                        row,
-                        column,
-                    )
+                    tile_of_M, tile_of_y = source + t * 2 * vector, to + t * m * column
+                    outputs(tile_of_M, stride, bias + k * size, tile_of_y, row, column)
                 if not at_once:
                     write_rows(S, y, K, P, Q, n, k, h, w, rows, columns)
                 tile += some
@@ -755,26 +748,34 @@ def numbers_of(p: Conv2d, recipe: Recipe, threads: int) -> Numbers:
     """The split that a small model finds cheapest.
 
     Cycles of the slowest part: products, two a cycle and at least four cycles a channel (their latency),
-    with 50 to begin and end each call; panels, read once a block; V, read once a panel where it has
-    outgrown the cache; transforms.
+    with 50 to begin and end each call; panels, read once a block, from the shared cache or from memory;
+    V, read once a panel where it has outgrown the thread's cache; transforms.
     """
     m, L, F, vector = recipe.A - 2, recipe.lanes, recipe.A**2, recipe.vector
     high, wide = -(-p.P // m), -(-p.Q // m)
     all_tiles, blocks_of_C, panels = p.N * high * wide, -(-p.C // L), -(-p.K // (2 * L))
+    u = panels * F * p.C * 2 * vector
+
+    @cache
+    def products(tiles: int) -> tuple[int, int, int]:
+        """Cycles of one frequency and panel, the sub-blocks and their tiles, for a block of tiles."""
+        return min(
+            (-(-tiles // tb) * (p.C * max(tb, 4) + 50 * -(-p.C // CHUNK)), -(-tiles // tb), tb)
+            for tb in range(1, recipe.tiles + 1)
+        )
+
     best = None
-    for panel_parts in range(1, min(threads, panels) + 1):
+    shares = {2**i for i in range(20)} | {min(threads, panels)}
+    for panel_parts in sorted(n for n in shares if n <= min(threads, panels)):
         tile_parts = min(threads // panel_parts, all_tiles)
         mine = -(-panels // panel_parts)
         for most in range(1, min(8 * recipe.tiles, -(-all_tiles // tile_parts)) + 1):
             blocks = -(-all_tiles // (most * tile_parts)) * tile_parts
             tiles = -(-all_tiles // blocks)
-            product, subs, tb = min(
-                (-(-tiles // tb) * (p.C * max(tb, 4) + 50 * -(-p.C // CHUNK)), -(-tiles // tb), tb)
-                for tb in range(1, recipe.tiles + 1)
-            )
+            product, subs, tb = products(tiles)
             V = F * subs * tb * blocks_of_C * vector
             cycles = mine * F * product
-            cycles += mine * F * p.C * 2 * vector / 80  # from the third-level cache
+            cycles += mine * F * p.C * 2 * vector / (80 if u <= SHARED_CACHE else 16)
             cycles += mine * V / 50 * (V > CACHE)
             cycles += tiles * blocks_of_C * 8 * F + mine * 2 * tiles * 4 * F
             cycles *= blocks // tile_parts
@@ -814,11 +815,8 @@ def layer(p: Conv2d, points: str) -> Plan:
     """The plan of a 3 x 3 convolution by Winograd's scheme at ``points``."""
     recipe = recipe_of(p, points)
     parallel = p.flops > SERIAL_FLOPS
-    launch, transform, one_part = (
-        launcher(p.dtype, parallel),
-        transform_of_filters(p.dtype),
-        compiled(recipe),
-    )
+    launch, transform = launcher(p.dtype, parallel), transform_of_filters(p.dtype)
+    one_part = compiled(recipe)
     function, wide = address_of(one_part), 2 * recipe.lanes
     panels = -(-p.K // wide)
     G = np.array(matrices(points)[1], np.float64)
@@ -844,6 +842,5 @@ def layer(p: Conv2d, points: str) -> Plan:
         launch(function, parts, x, u, bias, y, scratch_of_thread(need), numbers)
         return y
 
-    return Plan(
-        run, pack=pack, workspace=split(get_num_threads() if parallel else 1)[1], code=(one_part,)
-    )
+    _, workspace, _ = split(get_num_threads() if parallel else 1)
+    return Plan(run, pack=pack, workspace=workspace, code=(one_part,))

@@ -15,7 +15,7 @@ Cost     FLOP   2·N·K·P·Q·C                           (the problem's own)
          bytes  p.min_bytes; x read K/8 or K/32 times from L1 or L2, w once for each block of pixels from L2
 Limits   R = S = 1, no padding, one group
          nchw: the channels of a pixel lie H·W apart; where that is a multiple of 4 KB they share cache
-         sets. nhwc: pixels that are 2 KB apart do, too; these are copied to a buffer with gaps first
+         sets
 Source   own; Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008, for blocks
 """
 
@@ -32,35 +32,26 @@ from convzoo.problem import Conv2d
 ALGORITHM = "gemm"
 V = 2  # vectors of output channels in a tile with channels in the lanes
 SERIAL_FLOPS = 2e6  # about 20 microseconds on one thread
-BLOCK = 2**18  # bytes of x in a block of pixels, to stay in L2
+BLOCK = 2**19  # bytes of x in a block of pixels, half of an L2 cache
 PLANE = 400  # pixels of a plane from which on they fill the lanes in nchw
 GEOMETRY = _simd.record(
     """
-    tile tile_1 tile_2 copy lanes vector pixels outputs inputs N rows row_count Q bands blocks
-    x_image x_row x_pixel x_channel y_image y_pixel y_channel y_step pitch buffer inner
+    tile tile_1 tile_2 lanes vector pixels outputs inputs N rows row_count Q bands blocks
+    x_image x_row x_pixel x_channel y_image y_pixel y_channel y_step inner
     """
 )  # steps and offsets are in bytes
 
 
 @njit
-def channels_in_lanes(geometry, t, threads, x, w, b, y, buffer, table, _):
+def channels_in_lanes(geometry, t, threads, x, w, b, y, table, _):
     """This thread's share of the units (image, band of rows, block of 32 output channels)."""
-    j, held, at_table, clamped = geometry[0], -1, table.ctypes.data, np.empty(16, np.int64)
-    tap, buffer = V * j.vector, buffer + t * j.buffer
-    units, width = j.N * j.bands * j.blocks, V * j.lanes
+    j, at_table, clamped = geometry[0], table.ctypes.data, np.empty(16, np.int64)
+    units, width, tap = j.N * j.bands * j.blocks, V * j.lanes, V * j.vector
     for unit in range(units * t // threads, units * (t + 1) // threads):
         band, k = unit // j.blocks, unit % j.blocks * width
         n, row = band // j.bands, band % j.bands * j.rows
         rows = min(j.rows, j.row_count - row)
         source = x + n * j.x_image + row * j.x_row
-        if j.buffer:
-            if band != held and j.Q == 1:
-                call(j.copy, (buffer, source, rows, j.pitch, j.x_row, j.inputs, 0, j.inputs))
-            elif band != held:
-                for r in range(rows):
-                    to, at = buffer + r * j.Q * j.pitch, source + r * j.x_row
-                    call(j.copy, (to, at, j.Q, j.pitch, j.x_pixel, j.inputs, 0, j.inputs))
-            source, held = buffer, band
         channels, count = min(width, j.outputs - k), rows * j.Q
         tile = j.tile if channels > j.lanes else j.tile_1
         to = y + n * j.y_image + k * j.y_channel + row * j.Q * j.y_pixel
@@ -101,17 +92,14 @@ def compiled(dtype: str, by_pixels: bool, parallel: bool):
     number = from_dtype(np.dtype(dtype))
     read, write = types.Array(number, 4, "C", readonly=True, aligned=False), types.Array(number, 1, "C")
     record, table = types.Array(from_dtype(GEOMETRY), 1, "C"), types.Array(types.int64, 1, "C")
-    signature = types.void(
-        read, write, write, types.Array(number, 4, "C"), write, record, table, types.int64
-    )
+    signature = types.void(read, write, write, types.Array(number, 4, "C"), record, table, types.int64)
 
-    def channels_on_threads(x, w, b, y, buffer, geometry, table, threads):
+    def channels_on_threads(x, w, b, y, geometry, table, threads):
         x, w, b, y = x.ctypes.data, w.ctypes.data, b.ctypes.data, y.ctypes.data
-        at = buffer.ctypes.data
         for t in prange(threads):
-            channels_in_lanes(geometry, t, threads, x, w, b, y, at, table, version)
+            channels_in_lanes(geometry, t, threads, x, w, b, y, table, version)
 
-    def pixels_on_threads(x, w, b, y, _, geometry, _table, threads):
+    def pixels_on_threads(x, w, b, y, geometry, _, threads):
         x, w, b, y = x.ctypes.data, w.ctypes.data, b.ctypes.data, y.ctypes.data
         for t in prange(threads):
             pixels_in_lanes(geometry, t, threads, x, w, b, y, version)
@@ -151,14 +139,11 @@ def describe(p: Conv2d, shape: tuple[int, int, int], U: int, rows: int, width: i
     here["y_step"] = here["y_channel"] if nchw else here["y_pixel"]
     if p.stride == (1, 1):
         here["x_row"] = pixel
-    x_row, x_pixel = int(here["x_row"]), int(here["x_pixel"])
-    if not nchw and (x_row if row == 1 else x_pixel) % 2048 == 0:
-        here["pitch"] = p.C * item + 64
-        here["buffer"] = (rows * row * (p.C * item + 64) + 4095) // 4096 * 4096 + 4096
-        x_row, x_pixel = row * (p.C * item + 64), p.C * item + 64
     f = np.arange(rows * row)
     here["inner"] = 8 * len(f)
-    return j, np.concatenate([f // row * x_row + f % row * x_pixel, np.arange(p.C) * channel])
+    return j, np.concatenate(
+        [f // row * here["x_row"] + f % row * here["x_pixel"], np.arange(p.C) * channel]
+    )
 
 
 def plan(p: Conv2d) -> Plan:
@@ -189,9 +174,8 @@ def plan(p: Conv2d) -> Plan:
         narrow = 1 if 0 < p.K % width <= lanes else V
         entries = [_simd.entry(_simd.CHANNEL_TILE, item, lanes, U, v, int(nchw)) for v in (V, narrow)]
         (j["tile"], _), (j["tile_1"], _) = entries
-        j["copy"] = _simd.entry(_simd.COPY_LINES, item, lanes)[0]
     j["lanes"], j["vector"] = lanes, lanes * item
-    size, places, blocks = int(j["buffer"]), np.arange(p.C), int(j["blocks"])
+    places, blocks = np.arange(p.C), int(j["blocks"])
 
     def pack(w, b):
         bias = np.zeros(blocks * width, p.dtype)
@@ -203,7 +187,7 @@ def plan(p: Conv2d) -> Plan:
         w, b = weights
         threads = get_num_threads() if parallel else 1
         y = np.empty(p.y_shape, p.dtype)
-        body(x, w, b, y, np.empty(threads * size // item, p.dtype), geometry, table, threads)
+        body(x, w, b, y, geometry, table, threads)
         return y
 
-    return Plan(run, pack=pack, workspace=threads * size, code=(body, *(code for _, code in entries)))
+    return Plan(run, pack=pack, code=(body, *(code for _, code in entries)))

@@ -39,7 +39,7 @@ GEOMETRY = _simd.record(
     tile narrow_tile copy lanes pixels N H P Q R S groups inputs blocks outputs bands rows
     stride_h dilation_h top extent_h taps_inside vector
     x_image x_row x_group y_image y_channel y_pixel y_step outer inner
-    lines line numbers left wide plane pitch pixel source_plane source_row source_pixel buffer
+    lines numbers left wide plane pitch source_plane source_row buffer
     """
 )  # steps and offsets are in bytes
 
@@ -52,12 +52,6 @@ def copy_band(j, image, p, rows, buffer):
     last = max(first, min(begin + height, j.H))
     above, inside, below = first - begin, last - first, begin + height - last
     source = image + first * j.source_row
-    if j.source_pixel:  # pixel by pixel
-        call(j.copy, (buffer, image, height, j.pitch, 0, j.wide, 0, 0))
-        for h in range(inside):
-            to, at = buffer + (above + h) * j.pitch + j.left * j.pixel, source + h * j.source_row
-            call(j.copy, (to, at, j.line, j.pixel, j.source_pixel, j.numbers, 0, j.numbers))
-        return
     for i in range(j.lines):
         to, at = buffer + i * j.plane, source + i * j.source_plane
         call(j.copy, (to, image, above, j.pitch, 0, j.wide, 0, 0))
@@ -140,19 +134,21 @@ def compiled(dtype: str, parallel: bool):
     return njit(signature, parallel=parallel, nogil=True, cache=True)(on_threads)
 
 
-def tiling(p: Conv2d, U: int, lanes: int, pixel: int, threads: int):
-    """Rows of a band with U pixels in a tile, and an estimate of the time, in cycles."""
-    P, Q, outputs = p.P, p.Q, p.K // p.groups
+def tiling(p: Conv2d, U: int, lanes: int, threads: int):
+    """An estimate of the time in cycles with U pixels in a tile, and the rows of a band for it."""
+    P, Q, blocks = p.P, p.Q, p.groups * -(-p.K // p.groups // (V * lanes))
     rows = np.arange(1, P + 1)
-    buffers = ((rows - 1) * p.stride[0] + p.extent[0]) * p.padded[1] * pixel
+    buffers = ((rows - 1) * p.stride[0] + p.extent[0]) * p.padded[1] * p.C * p.itemsize
     rows = rows[: max(1, np.searchsorted(buffers, BUFFER))]
-    buffers = buffers[: len(rows)]
-    blocks = p.groups * -(-outputs // (V * lanes))
     bands = -(-P // rows)
     share = -(-p.N * bands * blocks // threads)  # units of a thread
-    tiles = -(-rows * Q // U)
-    unit = tiles * (p.taps * (U * V / 2 + 1) + 4 * U + 40)
-    cycles = share * unit + -(-share // blocks) * buffers / 100
+    f = np.arange(0, P * Q, U)  # first pixels of tiles
+    first, last = f // Q, np.minimum(f + U - 1, P * Q - 1) // Q
+    low = np.clip(-((last * p.stride[0] - p.padding[0]) // p.dilation[0]), 0, p.R - 1)
+    high = np.clip(-((first * p.stride[0] - p.padding[0] - p.H) // p.dilation[0]), low + 1, p.R)
+    taps = p.taps * (high - low).mean() / p.R  # without the rows of padding
+    unit = -(-rows * Q // U) * (taps * (U * V / 2 + 1) + 4 * U + 40)
+    cycles = share * unit + -(-share // blocks) * buffers[: len(rows)] / 100
     best = int(cycles.argmin())
     return float(cycles[best]), int(rows[best])
 
@@ -176,13 +172,9 @@ def describe(p: Conv2d, U: int, rows: int, lanes: int):
         here["lines"], here["numbers"], here["left"] = (p.C if nchw else 1), p.W, p.padding[2]
         if not nchw:
             here["numbers"], here["left"] = p.W * p.C, p.padding[2] * p.C
-        if not nchw and pixel % 2048 == 0:  # 14 pixels in 2 of 64 cache sets: spread them over all
-            here["source_pixel"], here["line"] = pixel, p.W
-            here["numbers"], here["left"] = p.C, p.padding[2]
-            pixel += 64
         line = wide * pixel
         plane = (height * line + 63) // 128 * 128 + 64 if nchw else item  # an odd number of cache lines
-        here["wide"], here["pitch"], here["pixel"], here["plane"] = line // item, line, pixel, plane
+        here["wide"], here["pitch"], here["plane"] = line // item, line, plane
         size = (p.C * plane if nchw else height * line) + 2 * lanes * item
         here["buffer"] = (size + 4095) // 4096 * 4096 + 64 * 5
     else:
@@ -210,8 +202,7 @@ def plan(p: Conv2d) -> Plan:
     parallel = p.flops > SERIAL_FLOPS
     threads = config.NUMBA_NUM_THREADS if parallel else 1
     heights = _simd.tile_heights()
-    pixel = item if nchw else p.C * item
-    found = {U: tiling(p, U, lanes, p.C * pixel if nchw else pixel, threads) for U in heights}
+    found = {U: tiling(p, U, lanes, threads) for U in heights}
     # a smaller tile is another compilation and reads the weights more often: it must be worth it
     U = min(heights, key=lambda U: found[U][0] * (1 if heights[0] == U else 1.03))
     geometry, table = describe(p, U, found[U][1], lanes)

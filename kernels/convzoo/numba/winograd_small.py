@@ -2,8 +2,8 @@
 
 After    numba/winograd   (new here: the points 0, 1, -1 and infinity)
 Idea     Four outputs from 16 products instead of 36. That saves less than F(4x4, 3x3), but the transforms
-         of x and y only add, those of the filters only add and halve, and on average the result is more
-         accurate than the direct sum. The transformed filters are 16/9 of w, not four times as large:
+         of x and y only add, those of the filters only add and halve, and on average the result is about
+         as accurate as a direct sum. The transformed filters are 16/9 of w, not four times as large:
          where there are many channels and few tiles, their bytes are the time.
          It does not bound each output by itself: a filter that picks one pixel out of larger ones gets
          their rounding errors, too. Integers stay exact in float32 while C·max|x|·max|w| < 2^16.
