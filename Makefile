@@ -6,14 +6,17 @@ PROFILE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo cuda12 || echo cpu)
 READY    = $(VENV)/.ready-$(PROFILE)
 RUN      = $(VENV)/bin/python
 
-.PHONY: compare test lint asv gpu clean
+.PHONY: compare test test-all lint asv gpu clean
 
 # Check and time every kernel this machine can run (about two minutes), and write the report.
 compare: $(READY)
 	$(RUN) -m benchmarks compare --preset quick --report
 
-# The tests.
+# The tests; `make test-all` adds those that are marked slow.
 test: $(READY)
+	$(RUN) -m pytest -m "not slow"
+
+test-all: $(READY)
 	$(RUN) -m pytest
 
 lint: $(READY)

@@ -13,6 +13,7 @@ are argued away one by one in ``equivalent_mutants``.
 from __future__ import annotations
 
 import ast
+import contextlib
 import fnmatch
 import json
 import os
@@ -568,7 +569,10 @@ class _Judge:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self._lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._listen, args=(self._process, self._lines), daemon=True).start()
+        self._listener = threading.Thread(
+            target=self._listen, args=(self._process, self._lines), daemon=True
+        )
+        self._listener.start()
         hello = self._next()
         if hello is None:
             assert self._process.stderr is not None
@@ -610,6 +614,11 @@ class _Judge:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
+        self._listener.join(10)  # it reads to the end; a pipe must not be closed under it
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
 
 
 def run(
