@@ -266,7 +266,10 @@ def compare(args: argparse.Namespace) -> int:
         lines = sweep.summarize(baseline)
         sentence = sweeping.verdict_sentence(cells, baseline, sweep.threads, header["machine"])
         ended = "interrupted" if sweep.interrupted else "complete"
-        log.add({"kind": "end", "status": ended, "libraries": sweep.about, "sentence": sentence})
+        log.add({
+            "kind": "end", "status": ended, "libraries": sweep.about, "sentence": sentence,
+            "import_seconds": sweep.imports,
+        })  # fmt: skip
     except OSError as error:
         print(
             f"the record could not be written ({error}); every cell that was finished is in {log.path}: "
@@ -317,6 +320,7 @@ def _begun(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         "preset": args.preset, "sampling": asdict(preset), "threads": threads,
         "scenarios": args.scenario, "seed": args.seed, "warnings": hardware.warnings(),
         "kernels": kernels, "problems": [[x.name, str(x.problem), x.count] for x in layers],
+        "networks": problems.networks_in(layers),
         "ceilings": machine_file.ceilings(machine, facts, threads), "null": machine_file.load(machine).get("null"),
     }  # fmt: skip
     path = record.new_path(sweeping.record_folder(args.records), machine, args.preset)

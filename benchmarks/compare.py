@@ -225,6 +225,7 @@ class Sweep:
     progress: Any = None
     ceilings: dict[str, Any] = field(default_factory=dict)
     about: dict[str, dict[str, str]] = field(default_factory=dict)
+    imports: dict[str, float] = field(default_factory=dict)  # seconds, the least of any round
     interrupted: bool = False
 
     def run(self) -> None:
@@ -276,6 +277,8 @@ class Sweep:
                     self._drop(cell, hello["status"], f"while importing: {hello['why']}")
             return False
         self.about[backend] = workers[backend].about
+        took = hello["import_seconds"]
+        self.imports[backend] = min(took, self.imports.get(backend, took))
         return True
 
     def _measure(self, i: int, cell: Cell, workers: dict[str, Worker]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, replace
+from typing import Any
 
 from convzoo import Conv2d
 
@@ -152,6 +153,8 @@ SETS: dict[str, list[Layer]] = {
     "mobilenet": MOBILENET, "deepbench": DEEPBENCH, "tails": TAILS,
 }  # fmt: skip
 
+NETWORKS = ("resnet50", "vgg16", "mobilenet")  # sets whose counts add up to one pass through a network
+
 # What asv tracks over the history: the same dozen on every machine, forever (DESIGN: a static grid).
 ASV_GRID = [
     "n1c4h12w12k4r3s3-p1",
@@ -193,6 +196,22 @@ def resolve(words: list[str], batch: int | None = None) -> list[Layer]:
                 layer = replace(layer, problem=replace(layer.problem, N=batch))
             found.setdefault(layer.problem, layer)
     return list(found.values())
+
+
+def networks_in(layers: list[Layer]) -> dict[str, list[list[Any]]]:
+    """Networks all of whose layers are among these, whatever the batch: name -> [layer, problem, count].
+
+    A record carries them, so that a report can add up a network without this table. Of several batches
+    the first one counts.
+    """
+    have: dict[Conv2d, Conv2d] = {}
+    for layer in layers:
+        have.setdefault(replace(layer.problem, N=1), layer.problem)
+    return {
+        name: [[x.name, str(have[replace(x.problem, N=1)]), x.count] for x in SETS[name]]
+        for name in NETWORKS
+        if all(replace(x.problem, N=1) in have for x in SETS[name])
+    }
 
 
 def _resolve_one(word: str) -> list[Layer]:

@@ -171,6 +171,8 @@ def test_command_line_exit_codes_and_json(tmp_path):
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["schema"] == "convzoo.compare/1"
+    end = list(record.read(Path(document["record"])))[-1]
+    assert end["import_seconds"].keys() == {"numpy"} and end["import_seconds"]["numpy"] > 0
     assert {c["kernel"] for c in document["cells"]} == {"numpy/shifted", "numpy/windows"}
     assert "elementwise" in document["sentence"] and Path(document["record"]).is_file()
 
@@ -208,3 +210,12 @@ def test_problem_sets_parse_and_are_unique():
     total = sum(x.problem.flops * x.count for x in resolve(["resnet50"]))
     assert total == pytest.approx(7.712e9, rel=1e-3)  # the published sum over its 53 convolutions
     assert [x.problem.N for x in resolve(["resnet50/conv1"], batch=16)] == [16]
+
+
+def test_record_carries_the_networks_it_holds():
+    from benchmarks.problems import networks_in
+
+    found = networks_in(resolve(["tiny", "resnet50", "vgg16/conv1_1"], batch=8))
+    assert list(found) == ["resnet50"]  # one layer of a network is no network
+    assert sum(count for *_, count in found["resnet50"]) == 53
+    assert all(problem.startswith("n8c") for _, problem, _ in found["resnet50"])
