@@ -18,7 +18,14 @@ GROUPS = {
     "ok": "ran", "wrong": "wrong", "mistrusted": "wrong", "crashed": "failed", "timeout": "failed",
     "unsupported": "skipped", "unavailable": "skipped",
 }  # fmt: skip
+DEVICES = {
+    "numba_cuda": "cuda",
+    "cupy": "cuda",
+    "torch_cuda": "cuda",
+    "torch_mps": "mps",
+}  # else the CPU
 SHORTEST = 1e-12  # seconds; no clock here tells less, and a ratio of two times stays finite
+MOST_ROUNDS, MOST_SAMPLES = 200, 100  # what is kept of a cell; more says nothing more to a reader
 NEVER = "never measured"  # how a run that was interrupted says that a cell's turn did not come
 
 
@@ -42,6 +49,10 @@ class Cell:
     confidence: float | None = None
     numbers: dict[str, float | None] = field(default_factory=dict)
     speed: tuple[float, float, float] | None = None  # against the baseline: median, low, high
+    spread: dict[int, tuple[float, float]] = field(default_factory=dict)  # quartiles by round
+    samples: dict[int, list[float]] = field(default_factory=dict)  # by round, where they were kept
+    fingerprint: dict[str, str] = field(default_factory=dict)
+    source: str = ""  # the record
 
     @property
     def group(self) -> str:
@@ -59,6 +70,10 @@ class Cell:
         return self.kernel.partition("/")[0]
 
     @property
+    def device(self) -> str:
+        return DEVICES.get(self.backend, "cpu")
+
+    @property
     def gflops_per_s(self) -> float | None:
         return self.flops / self.seconds / 1e9 if self.flops and self.ran else None
 
@@ -70,7 +85,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
-    """One record: who measured what, where, and the cells."""
+    """Who measured what, where, and the cells: one record, or the newest of several of one machine."""
 
     name: str
     header: dict[str, Any]
@@ -79,9 +94,18 @@ class Run:
     ended: str  # complete, interrupted, or cut off where the record has no end
     sentence: str
     libraries: dict[str, dict[str, str]]
+    imports: dict[str, float] = field(default_factory=dict)  # seconds, by backend
+    networks: dict[str, list[tuple[str, str, int]]] = field(
+        default_factory=dict
+    )  # layer, problem, count
+    sources: list[Run] = field(default_factory=list)  # the records, where there are several
 
     def said(self, key: str, missing: str = "not recorded") -> str:
         return text(self.header.get(key), missing)
+
+    @property
+    def machine(self) -> str:
+        return self.said("machine", "machine not recorded")
 
     @property
     def problems(self) -> list[str]:
@@ -121,13 +145,15 @@ def _cell(
     rounds: list[dict[str, Any]],
 ) -> Cell:  # fmt: skip
     good = [r for r in rounds if r.get("status") == "ok" and number(r.get("seconds"), above=SHORTEST)]
+    good = good[:MOST_ROUNDS]
     bad = [r for r in rounds if r.get("status") != "ok"]
     last = good[-1] if good else {}
     said = bad[0] if bad else whole or skip or {"status": "ok"}
     status, why = text(said.get("status"), "unknown"), text(said.get("why"))
-    medians = {int(number(r.get("round")) or 0): float(r["seconds"]) for r in good}
+    medians = {_index(r): float(r["seconds"]) for r in good}
     if not medians and whole:
-        values = [number(v, above=SHORTEST) for v in sequence(whole.get("round_seconds"))]
+        kept = sequence(whole.get("round_seconds"))[:MOST_ROUNDS]
+        values = [number(v, above=SHORTEST) for v in kept]
         medians = {i: v for i, v in enumerate(values) if v is not None}
     known = whole or {}
     seconds = number(known.get("seconds"), above=SHORTEST)
@@ -150,7 +176,9 @@ def _cell(
     worst = max(good, key=lambda r: number(mapping(r.get("error")).get("score")) or 0, default={})
     error = mapping(known.get("error", worst.get("error")))
     numbers = {k: number(error.get(k)) for k in ("score", "max_error", "mean_error", "budget")}
-    for k in ("workspace", "plan_seconds", "pack_seconds", "device_seconds"):
+    for k in (
+        "workspace", "plan_seconds", "pack_seconds", "transfer_seconds", "first_seconds", "device_seconds",
+    ):  # fmt: skip
         values = [v for r in good if (v := number(r.get(k))) is not None]
         numbers[k] = number(known.get(k, statistics.median(values) if values else None))
     numbers["rounds"] = number(known.get("rounds")) or float(len(medians))
@@ -158,9 +186,52 @@ def _cell(
         number(known.get("vs_baseline" + end), above=SHORTEST) for end in ("", "_low", "_high")
     )
     speed = (middle, slow, quick) if middle and slow and quick else None
-    return replace(
-        cell, seconds=seconds, low=low, high=high, confidence=confidence, numbers=numbers, speed=speed
+    marks = known.get("fingerprint") or next(
+        (r["fingerprint"] for r in good if r.get("fingerprint")), {}
     )
+    return replace(
+        cell, seconds=seconds, low=low, high=high, confidence=confidence, numbers=numbers, speed=speed,
+        spread=_quartiles(good), samples=_samples(good), fingerprint=flat(mapping(marks)),
+    )  # fmt: skip
+
+
+def _index(line: dict[str, Any]) -> int:
+    return min(max(int(number(line.get("round")) or 0), 0), MOST_ROUNDS)
+
+
+def _quartiles(good: list[dict[str, Any]]) -> dict[int, tuple[float, float]]:
+    found = {}
+    for r in good:
+        low, high = (number(r.get(k), above=SHORTEST) for k in ("q25", "q75"))
+        if low and high:
+            found[_index(r)] = (low, high)
+    return found
+
+
+def _samples(good: list[dict[str, Any]]) -> dict[int, list[float]]:
+    """The samples of each round that kept them; of very many, evenly spaced ones by size."""
+    found = {}
+    for r in good:
+        values = sorted(v for x in sequence(r.get("raw")) if (v := number(x, above=SHORTEST)))
+        step = max(1.0, (len(values) - 1) / (MOST_SAMPLES - 1))
+        kept = [values[round(i * step)] for i in range(min(len(values), MOST_SAMPLES))]
+        if kept:
+            found[_index(r)] = kept
+    return found
+
+
+def flat(fingerprint: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """A fingerprint without nesting: words to words."""
+    found: dict[str, str] = {}
+    for key, value in list(fingerprint.items())[:60]:
+        name = f"{prefix}{text(key)}".replace("_", " ")
+        if isinstance(value, dict):
+            found |= flat(value, f"{name} ") if prefix.count(" ") < 3 else {}
+        elif isinstance(value, (list, tuple)):
+            found[name] = ", ".join(text(v) for v in value)[:200]
+        else:
+            found[name] = text(value)[:200]
+    return found
 
 
 def _flops(problem: str) -> float | None:

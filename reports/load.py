@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from sys import intern
 from typing import Any
 
-from .cells import Cell, Run, against, assemble
-from .values import Unreadable, mapping, sequence, text
+from .cells import SHORTEST, Cell, Run, against, assemble
+from .values import Unreadable, mapping, number, sequence, text
 
 SCHEMA, VERSION = "convzoo.record/", 1
 # What most people call today; the rule by which a run chooses its baseline when nobody names one.
@@ -31,14 +33,85 @@ def load(path: Path) -> Run:
         text(backend): {text(k): text(v) for k, v in mapping(about).items()}
         for backend, about in mapping(end.get("libraries")).items()
     }
+    imports = {
+        text(backend): seconds for backend, value in mapping(end.get("import_seconds")).items()
+        if (seconds := number(value, above=0)) is not None
+    }  # fmt: skip
+    name = text(path.stem)
     return Run(
-        text(path.stem), header, [against(c, baseline, cells) for c in cells], baseline,
-        text(end.get("status"), "cut off"), text(end.get("sentence")), libraries,
+        name, header, [replace(against(c, baseline, cells), source=name) for c in cells], baseline,
+        text(end.get("status"), "cut off"), text(end.get("sentence")), libraries, imports,
+        _networks(header),
     )  # fmt: skip
 
 
-def _lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """The lines, and whether the last one was cut off in the middle."""
+@dataclass(frozen=True)
+class Glance:
+    """What a look at a record tells without its rounds: which races it holds, and each cell's time."""
+
+    path: Path
+    header: dict[str, Any]
+    races: dict[tuple[str, str], None]  # (problem, scenario), in order
+    width: int  # how many kernels it was asked for
+    times: dict[tuple[str, str, str], tuple[float, str]]  # cell -> seconds, fingerprint as JSON
+
+    @property
+    def name(self) -> str:
+        return text(self.path.stem)
+
+    @property
+    def machine(self) -> str:
+        return text(self.header.get("machine"), "machine not recorded")
+
+    @property
+    def threads(self) -> str:
+        return text(self.header.get("threads"), "threads not recorded")
+
+    @property
+    def started(self) -> str:
+        return text(self.header.get("started"))
+
+    @property
+    def suite(self) -> float:
+        return number(self.header.get("suite")) or 0
+
+
+def glance(path: Path) -> Glance:
+    """Rounds are most of a record; here they are not even parsed."""
+    lines, _ = _lines(path, skip='{"kind": "round"')
+    header = lines[0]
+    problems = [
+        text(row[1]) for row in sequence(header.get("problems")) if isinstance(row, list) and row[1:]
+    ]
+    scenarios = [text(s) for s in sequence(header.get("scenarios"))]
+    races = dict.fromkeys((q, s) for q in problems for s in scenarios)
+    times, kernels = {}, dict.fromkeys(text(k) for k in sequence(header.get("kernels")))
+    for line in lines[1:]:
+        if line.get("kind") not in ("cell", "skip"):
+            continue
+        kernel, problem, scenario = (text(line.get(k), "?") for k in ("kernel", "problem", "scenario"))
+        races.setdefault((problem, scenario))
+        kernels.setdefault(kernel)
+        seconds = number(line.get("seconds"), above=SHORTEST)
+        if line.get("status") == "ok" and seconds is not None:
+            marks = mapping(line.get("fingerprint"))
+            times[kernel, problem, scenario] = seconds, intern(json.dumps(marks, sort_keys=True))
+    return Glance(path, header, races, len(kernels), times)
+
+
+def _networks(header: dict[str, Any]) -> dict[str, list[tuple[str, str, int]]]:
+    """The networks all of whose layers the record was asked for: (layer, problem, how often)."""
+    found: dict[str, list[tuple[str, str, int]]] = {}
+    for name, layers in mapping(header.get("networks")).items():
+        rows = [row for row in sequence(layers) if isinstance(row, list) and len(row) == 3]
+        told = [(text(a), text(b), int(number(n, above=0) or 1)) for a, b, n in rows]
+        if told:
+            found[text(name)] = told
+    return found
+
+
+def _lines(path: Path, skip: str = "\n") -> tuple[list[dict[str, Any]], bool]:
+    """The lines, but those that begin with ``skip``, and whether the last one was cut off in the middle."""
     try:
         whole = path.read_bytes().decode("utf-8", "strict")
     except UnicodeDecodeError:
@@ -49,7 +122,7 @@ def _lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
     found, cut = [], False
     rows = whole.split("\n")  # not splitlines: that also splits inside of strings
     for i, row in enumerate(rows, 1):
-        if not row.strip():
+        if row.startswith(skip) or not row.strip():
             continue
         try:
             line = json.loads(row)

@@ -1,0 +1,139 @@
+"""Everything that the room holds, for one report: newest races of each machine, history, regressions, GPU code.
+
+A race is one problem in one scenario: all kernels of a race are taken from one record, in which they were
+interleaved. It is the newest record of the machine that has the race, unless that one compared less than half
+as many kernels as the widest did: a look at two kernels must not replace a table of forty. Records of an older
+suite, whose numbers mean something else, are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .cells import Cell, Run
+from .load import Glance, glance, load
+from .values import Unreadable, mapping, text
+
+ROOM = Path(__file__).resolve().parent
+Race = tuple[str, str]  # problem, scenario
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a report is made of; it depends on the files alone."""
+
+    runs: list[Run]
+    glances: list[Glance]
+    regressions: list[dict[str, Any]] = field(default_factory=list)
+    gpu_code: Any = None
+    left_out: list[str] = field(default_factory=list)  # files that could not be used, and why
+
+
+def collect(records: Iterable[Path], room: Path | None = None) -> Findings:
+    """The findings of these records; with ``room`` also what lies in it beside them."""
+    left_out: list[str] = []
+    glances = []
+    for path in sorted(records):
+        try:
+            glances.append(glance(path))
+        except Unreadable as error:
+            left_out.append(str(error).replace(f"{path.parent}/", ""))
+    suite = max((g.suite for g in glances), default=0)
+    for g in glances:
+        if g.suite < suite:
+            left_out.append(
+                f"{g.name} was measured by suite {g.suite}; this report is of suite {suite}"
+            )
+    glances = [g for g in glances if g.suite == suite]
+    regressions = [] if room is None else _documents(room / "regressions", left_out)
+    code = None if room is None else _document(room / "gpu_code.json", left_out)
+    return Findings(_runs(glances), glances, regressions, code, left_out)
+
+
+def records_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/*.jsonl"))
+
+
+def _runs(glances: Sequence[Glance]) -> list[Run]:
+    """One run for each machine and number of threads, the one with the newest record first."""
+    groups: dict[tuple[str, str], list[Glance]] = {}
+    for g in sorted(glances, key=lambda g: (g.started, g.name), reverse=True):
+        groups.setdefault((g.machine, g.threads), []).append(g)
+    return [_newest(group) for group in groups.values()]
+
+
+def _newest(group: list[Glance]) -> Run:
+    """The races of a machine, each from one record."""
+    widest: dict[Race, int] = {}
+    for g in group:
+        for race in g.races:
+            widest[race] = max(widest.get(race, 0), g.width)
+    loaded: dict[Path, Run] = {}
+    cells: list[Cell] = []
+    sources: list[Run] = []
+    for race in _in_order(widest, group):
+        fit = [g for g in group if race in g.races and 2 * g.width >= widest[race]]
+        for g in fit:
+            run = loaded.setdefault(g.path, load(g.path)) if g.path not in loaded else loaded[g.path]
+            found = run.of(problem=race[0], scenario=race[1])
+            if any(c.ran for c in found) or g is fit[-1]:
+                cells += found
+                sources += [run] if run not in sources and found else []
+                break
+    if not sources:  # a record without a single cell still says who tried
+        sources = [load(group[0].path)]
+    return _joined(sources, cells)
+
+
+def _in_order(races: Iterable[Race], group: list[Glance]) -> list[Race]:
+    """Problems as the widest record asks for them, then all others."""
+    main = max(group, key=lambda g: (len(g.races), g.started, g.name))
+    place = {race: i for i, race in enumerate(main.races)}
+    return sorted(races, key=lambda race: (place.get(race, len(place)), race))
+
+
+def _joined(sources: list[Run], cells: list[Cell]) -> Run:
+    """Several records of one machine as one run; the newest one speaks for it."""
+    if len(sources) == 1:
+        return replace(sources[0], cells=cells, sources=sources)
+    sources = sorted(sources, key=lambda run: (run.said("started"), run.name), reverse=True)
+    newest = sources[0]
+    networks: dict[str, Any] = {}
+    libraries: dict[str, dict[str, str]] = {}
+    imports: dict[str, float] = {}
+    for run in reversed(sources):
+        networks |= run.networks
+        libraries |= run.libraries
+        imports |= run.imports
+    baselines = [run.baseline for run in sources if run.baseline]
+    baseline = max(baselines, key=baselines.count, default=None)
+    return replace(
+        newest, cells=cells, sources=sources, networks=networks, libraries=libraries, imports=imports,
+        baseline=baseline, sentence=newest.sentence,
+    )  # fmt: skip
+
+
+def _documents(folder: Path, left_out: list[str]) -> list[dict[str, Any]]:
+    """What ``benchmarks regress --json`` wrote, newest name first."""
+    found = []
+    for path in sorted(folder.glob("*.json"), reverse=True):
+        document = mapping(_document(path, left_out))
+        if text(document.get("schema")) == "convzoo.regress/1":
+            found.append(document | {"name": path.stem})
+        elif document:
+            left_out.append(f"{path.name} is no document of benchmarks regress --json")
+    return found
+
+
+def _document(path: Path, left_out: list[str]) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        left_out.append(f"{path.name} cannot be used: {text(str(error))}")
+        return None
