@@ -37,13 +37,15 @@ def parser() -> Parser:
 
     p = verb("check", "the verdict on kernels' outputs, without timing")
     p.add_argument("kernels", nargs="*", metavar="GLOB", help="default: all")
-    p.add_argument("--problems", nargs="+", metavar="SET|STRING", default=["tiny", "seed", "tails"])
+    p.add_argument(
+        "--problems", nargs="+", metavar="SET|FILE|STRING", default=["tiny", "seed", "tails"]
+    )
     p.add_argument("--seed", type=int, default=0)
 
     p = verb("compare", "time kernels against each other, each output judged before and after")
     p.add_argument("--preset", choices=("quick", "standard", "full"), default="quick")
     p.add_argument("--kernels", nargs="+", metavar="GLOB", default=["*"])
-    p.add_argument("--problems", nargs="+", metavar="SET|STRING", help="default: the preset's")
+    p.add_argument("--problems", nargs="+", metavar="SET|FILE|STRING", help="default: the preset's")
     p.add_argument("--batch", type=int, metavar="N", help="replace N of every problem")
     p.add_argument("--scenario", nargs="+", choices=("eager", "packed"), default=["packed"])
     p.add_argument("--baseline", metavar="KERNEL", help="default: torch's builtin on this device")
@@ -63,7 +65,7 @@ def parser() -> Parser:
 
     p = verb("cost", "what kernels cost before they are fast, cold and warm, and when that pays off")
     p.add_argument("kernels", nargs="*", metavar="GLOB", help="default: all")
-    p.add_argument("--problems", nargs="+", metavar="SET|STRING", default=["seed"])
+    p.add_argument("--problems", nargs="+", metavar="SET|FILE|STRING", default=["seed"])
     p.add_argument("--threads", type=int, metavar="N", help="default: all usable CPUs")
     p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0)
 
@@ -75,7 +77,7 @@ def parser() -> Parser:
         help='two requirements, as "numba==0.67.0" "numba==0.68.1", on one commit (BASE, or the tree)',
     )  # fmt: skip
     p.add_argument("--kernels", nargs="+", metavar="GLOB", default=["*"])
-    p.add_argument("--problems", nargs="+", metavar="SET|STRING", help="default: those of compare")
+    p.add_argument("--problems", nargs="+", metavar="SET|FILE|STRING", help="default: those of compare")
     p.add_argument("--scenario", nargs="+", choices=("eager", "packed"), default=["packed"])
     p.add_argument("--screen", type=int, metavar="N", default=4, help="rounds of every cell")
     p.add_argument(

@@ -6,7 +6,9 @@ Benchmark shapes are not the test shapes, on purpose: the tests' list is ``tests
 from __future__ import annotations
 
 import difflib
+import os.path
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from convzoo import Conv2d
@@ -185,7 +187,7 @@ PRESETS: dict[str, list[str]] = {
 
 
 def resolve(words: list[str], batch: int | None = None) -> list[Layer]:
-    """Layers named by ``words``: set names, set/layer, or problem strings; each problem once.
+    """Layers named by ``words``: set names, set/layer, problem strings, or files; each problem once.
 
     ``batch`` replaces N. Raises ValueError for a word that is none of these.
     """
@@ -222,10 +224,15 @@ def _resolve_one(word: str) -> list[Layer]:
             have = ", ".join(layer.name for layer in SETS[family])
             raise ValueError(f"problem set {family} has {have}; got {name!r}")
         return chosen
+    if os.path.isfile(word):
+        from convzoo.problem import read_problems  # here: an old commit that asv measures has none
+
+        return [Layer(*found) for found in read_problems(Path(word))]
     try:
         p = Conv2d.parse(word)
     except ValueError as error:
         near = difflib.get_close_matches(word, SETS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"{error}; the sets are {', '.join(SETS)}{hint}") from None
+        files = f"there is no file {word}" if "." in word or "/" in word else "a file may list them"
+        raise ValueError(f"{error}; the sets are {', '.join(SETS)}{hint}; {files}") from None
     return [Layer(str(p), p)]

@@ -2,12 +2,14 @@
 
 Lines, by ``kind``: ``run`` (first; the machine, the code, the settings), ``skip`` (a cell that could not
 run, and why), ``round`` (one cell in one round), ``cell`` (what all rounds of a cell say together) and
-``end``. Schema ``convzoo.record/1``; a reader refuses a newer one.
+``end``, which holds the SHA-256 of everything before it, so that damage on the way to another place is
+seen. Schema ``convzoo.record/1``; a reader refuses a newer one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
@@ -35,6 +37,7 @@ class Record:
 
     def __init__(self, path: Path, header: dict[str, Any] | None = None):
         self.path = path
+        self._digest = hashlib.sha256()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("r+" if header is None else "x", encoding="utf-8")
         if not _locked(self._file):
@@ -44,11 +47,16 @@ class Record:
             self.add({"schema": SCHEMA, "kind": "run", **header})
             return
         whole = self._file.read().rpartition("\n")[0] + "\n"
+        self._digest.update(whole.encode())
         self._file.truncate(len(whole.encode()))
         self._file.seek(0, os.SEEK_END)
 
     def add(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        if line["kind"] == "end":
+            line = line | {"sha256": self._digest.hexdigest()}
+        text = json.dumps(line, allow_nan=False) + "\n"
+        self._digest.update(text.encode())
+        self._file.write(text)
         self._file.flush()
         os.fsync(self._file.fileno())
 

@@ -1,17 +1,19 @@
-"""``python -m reports``: decompose, render, readme.
+"""``python -m reports``: decompose, import, readme, render.
 
-Exit codes: 0 fine; 1 a mismatch (the layer is too far from torch, or the README is out of date); 2
-something is missing here; 3 wrong usage, or a file that cannot be used.
+Exit codes: 0 fine; 1 a mismatch (the layer is too far from torch, the README is out of date, or a file
+was refused); 2 something is missing here; 3 wrong usage, or a file that cannot be used.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 FINE, MISMATCH, MISSING, USAGE = 0, 1, 2, 3
+ROOM = Path(__file__).resolve().parent
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,6 +56,13 @@ def parser() -> Parser:
     p.add_argument("record", type=Path, metavar="RECORD.jsonl")
     p.add_argument("--file", type=Path, metavar="README.md", default=Path("README.md"))
     p.add_argument("--check", action="store_true", help="change nothing; exit 1 if it is out of date")
+
+    text = "take records, machine files and asv results of another machine into this repository"
+    p = verbs.add_parser("import", help=text, description=text)
+    p.add_argument("paths", nargs="+", type=Path, metavar="DIR|FILE")
+    p.add_argument("--into", type=Path, metavar="DIR", default=ROOM, help="default: reports")
+    p.add_argument("--dry-run", action="store_true", help="say what would happen, write nothing")
+    p.add_argument("--json", action="store_true", help="one JSON document on standard output")
     return top
 
 
@@ -89,7 +98,33 @@ def readme(args: argparse.Namespace) -> int:
     return FINE
 
 
-VERBS = {"decompose": decompose, "render": render, "readme": readme}
+def import_(args: argparse.Namespace) -> int:
+    from .merge import merge, told
+
+    verdicts = merge(args.paths, args.into, args.dry_run)
+    fine, trouble = told(verdicts, args.dry_run)
+    if args.json:
+        files = [
+            {
+                "path": str(v.path), "kind": v.kind, "status": v.status, "why": v.why,
+                "to": str(v.to) if v.to else None, "notes": v.notes,
+            }
+            for v in verdicts
+        ]  # fmt: skip
+        emit("import", {"dry_run": args.dry_run, "files": files})
+    else:
+        print(*fine, sep="\n")
+    print(*trouble, sep="\n", end="\n" if trouble else "", file=sys.stderr)
+    if not verdicts:
+        return MISSING
+    return MISMATCH if trouble else FINE
+
+
+def emit(schema: str, document: dict[str, Any]) -> None:
+    print(json.dumps({"schema": f"convzoo.{schema}/1", **document}, indent=1, allow_nan=False))
+
+
+VERBS = {"decompose": decompose, "render": render, "readme": readme, "import": import_}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,7 +21,7 @@ USUAL = ("torch_cuda/builtin", "torch_mps/builtin", "torch_cpu/builtin", "numpy/
 
 def load(path: Path) -> Run:
     """The run that ``path`` records. Unreadable says in one sentence why it cannot be had."""
-    lines, cut = _lines(path)
+    lines, cut = read_lines(path)
     header = lines[0]
     parts: dict[str, list[dict[str, Any]]] = {"skip": [], "round": [], "cell": [], "end": []}
     for line in lines[1:]:
@@ -78,7 +78,7 @@ class Glance:
 
 def glance(path: Path) -> Glance:
     """Rounds are most of a record; here they are not even parsed."""
-    lines, _ = _lines(path, skip='{"kind": "round"')
+    lines, _ = read_lines(path, skip='{"kind": "round"')
     header = lines[0]
     problems = [
         text(row[1]) for row in sequence(header.get("problems")) if isinstance(row, list) and row[1:]
@@ -110,7 +110,7 @@ def _networks(header: dict[str, Any]) -> dict[str, list[tuple[str, str, int]]]:
     return found
 
 
-def _lines(path: Path, skip: str = "\n") -> tuple[list[dict[str, Any]], bool]:
+def read_lines(path: Path, skip: str = "\n") -> tuple[list[dict[str, Any]], bool]:
     """The lines, but those that begin with ``skip``, and whether the last one was cut off in the middle."""
     try:
         whole = path.read_bytes().decode("utf-8", "strict")

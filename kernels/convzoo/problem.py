@@ -18,9 +18,12 @@ Glossary (the letters of cuDNN and CUTLASS; every file of this project uses them
 
 from __future__ import annotations
 
+import json
 import operator
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 DTYPES = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
 ITEMSIZE = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
@@ -253,3 +256,69 @@ _OPTIONS = (
     (r"f32|f64|f16|bf16", "dtype", lambda m: {v: k for k, v in DTYPES.items()}[m[0]]),
     (r"nchw|nhwc", "layout", lambda m: m[0]),
 )
+
+
+def read_problems(path: Path) -> list[tuple[str, Conv2d, int]]:
+    """The layers of a file as (name, problem, count); a problem that stands there twice counts twice.
+
+    Text has a layer a line, ``[name] problem [count]``, and # begins a comment. JSON is
+    ``{"problems": [{"problem": "n1c3...", "count": 2, "name": "conv1"}]}``; count and name may be left out.
+    ValueError says which line or entry is none.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{path}: problems are listed in UTF-8 text or in JSON, this is neither"
+        ) from None
+    found: dict[Conv2d, tuple[str, int]] = {}
+    try:
+        for where, name, problem, count in _entries(text) if text.lstrip()[:1] == "{" else _rows(text):
+            try:
+                p, n = Conv2d.parse(problem), whole("count", count)
+                if n < 1:
+                    raise ValueError(f"count must be 1 or more, got {n}")
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{where}: {str(error).removeprefix('conv2d: ')}") from None
+            first, before = found.get(p, (name or problem, 0))
+            found[p] = (first, before + n)
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from None
+    if not found:
+        raise ValueError(f"{path} holds no problem; a line may say: conv1 n1c3h224w224k64r7s7-st2-p3 1")
+    return [(name, p, count) for p, (name, count) in found.items()]
+
+
+def _rows(text: str) -> Iterator[tuple[str, str, str, object]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        count = re.fullmatch(r"x?(\d+)", words[-1]) if len(words) > 1 else None
+        rest = words[:-1] if count else words
+        if len(rest) > 2:
+            raise ValueError(
+                f"line {number}: must be [name] problem [count], got {line.strip()[:80]!r}"
+            )
+        yield (
+            f"line {number}",
+            rest[0] if len(rest) == 2 else "",
+            rest[-1],
+            int(count[1]) if count else 1,
+        )
+
+
+def _entries(text: str) -> Iterator[tuple[str, str, str, object]]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    entries = document.get("problems")
+    if not isinstance(entries, list):
+        raise ValueError('the JSON must hold a list "problems"')
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict) or not isinstance(entry.get("problem"), str):
+            raise ValueError(
+                f'entry {number}: must be like {{"problem": "n1c3h8w8k4r3s3", "count": 1}}'
+            )
+        yield f"entry {number}", str(entry.get("name") or ""), entry["problem"], entry.get("count", 1)
