@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +99,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
 def kernel(kernel_name: str) -> Any:
     """A kernel that this machine can run."""
     return convzoo.load(kernel_name)
+
+
+@pytest.fixture(scope="session")
+def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where CUDA sources compiled for the CPU lie, each built once for all tests."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++ to compile CUDA sources for the CPU")
+    return tmp_path_factory.mktemp("cuda_on_cpu")
 
 
 @pytest.fixture

@@ -1,30 +1,21 @@
-"""The CUDA C++ of cupy/raw_naive without a GPU: g++ compiles it, and the CPU plays block after block.
-
-CuPy is replaced in the kernel's module by a stand-in that launches the compiled function on NumPy
-arrays, so the Python half is tested too: grid, order of arguments, their sizes in bytes.
-"""
+"""The CUDA C++ of cupy/raw_naive without a GPU: g++ compiles it, and the CPU plays block after block."""
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import mmap
 import shutil
 import subprocess
-from functools import lru_cache
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from cuda_emulator import Emulator, EmulatorError, copied, fence_holds
 
 from convzoo import Conv2d
 from convzoo.catalog import find
 from convzoo.reference import inputs, judge
 
-EMULATOR = Path(__file__).resolve().parent / "cuda_emulator"
 SOURCE = find("cupy/raw_naive").path.with_suffix(".cu")
-FENCE = 512  # elements of NaN before and behind every array
 
 # Blocks have 256 threads: these end inside a block, at its end, and inside the first one.
 PROBLEMS = (
@@ -40,77 +31,17 @@ PROBLEMS = (
 )
 
 
-@lru_cache(maxsize=8)
-def compiled(code: str, name: str, options: tuple[str, ...], folder: Path) -> ctypes.CDLL:
-    """A library with launch_<name>, built once for each set of options."""
-    library = folder / ("-".join((name, *options)) + ".so")
-    text = f'#include "cuda_on_cpu.h"\n{code}\nEXPORT({name})\n'
-    command = ["g++", "-std=c++17", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", f"-I{EMULATOR}"]
-    built = subprocess.run(
-        [*command, *options, "-x", "c++", "-", "-o", str(library)],
-        input=text, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert built.returncode == 0, built.stderr
-    return ctypes.CDLL(str(library))
-
-
-class RawKernel:
-    """cupy.RawKernel on NumPy arrays; passes arguments as CuPy does, a Python int as 64 bits."""
-
-    folder: Path
-    first_block = 0
-
-    def __init__(self, code: str, name: str, options: tuple[str, ...] = ()):
-        self.launch = getattr(compiled(code, name, options, self.folder), f"launch_{name}")
-        self.launch.restype = ctypes.c_bool
-
-    def compile(self) -> None:
-        pass
-
-    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple) -> None:
-        values = [np.array(a.ctypes.data if isinstance(a, np.ndarray) else a) for a in args]
-        pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
-        bytes_each = (ctypes.c_size_t * len(values))(*(v.nbytes for v in values))
-        blocks, threads = ((ctypes.c_uint * 3)(*(*extent, 1, 1)[:3]) for extent in (grid, block))
-        count = ctypes.c_size_t(len(values))
-        if not self.launch(blocks, threads, self.first_block, pointers, bytes_each, count):
-            raise TypeError(f"arguments of {list(bytes_each)} bytes do not fit the parameters")
-
-
-def fenced(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """An array of NaN in the middle of a larger one: a stray read or write meets NaN."""
-    size = int(np.prod(shape))
-    return np.full(size + 2 * FENCE, np.nan, dtype)[FENCE : FENCE + size].reshape(shape)
-
-
-def copied(a: np.ndarray) -> np.ndarray:
-    copy = fenced(a.shape, a.dtype.name)
-    copy[...] = a
-    return copy
-
-
-def fence_holds(a: np.ndarray) -> bool:
-    whole = a
-    while whole.base is not None:
-        whole = whole.base
-    return bool(np.isnan(whole[:FENCE]).all() and np.isnan(whole[-FENCE:]).all())
-
-
-@pytest.fixture(scope="session")
-def build_folder(tmp_path_factory):
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++ to compile the CUDA source for the CPU")
-    return tmp_path_factory.mktemp("cuda_on_cpu")
+@pytest.fixture
+def emulator(build_folder):
+    return Emulator(build_folder)
 
 
 @pytest.fixture
-def module(monkeypatch, build_folder):
+def module(monkeypatch, emulator):
     """convzoo.cupy.raw_naive, with a CuPy whose device is this CPU."""
     pytest.importorskip("cupy", reason="needs CuPy, which imports without a GPU")
     found = find("cupy/raw_naive").module()
-    monkeypatch.setattr(RawKernel, "folder", build_folder, raising=False)
-    stand_in = SimpleNamespace(RawKernel=RawKernel, empty=fenced, zeros=np.zeros)
-    monkeypatch.setattr(found, "cupy", stand_in)
+    emulator.stands_in(monkeypatch, found)
     return found
 
 
@@ -128,7 +59,7 @@ def test_is_right(module, text, dtype):
         assert fence_holds(y), f"{p}: wrote outside of y"
 
 
-def test_offsets_beyond_32_bits(module, monkeypatch):
+def test_offsets_beyond_32_bits(module, emulator):
     """The last block of 5 * 2**30 outputs; pages that nobody touches take no memory."""
     p = Conv2d(1, 5, 2**15, 2**15, 5, 1, 1, groups=5)
 
@@ -140,9 +71,8 @@ def test_offsets_beyond_32_bits(module, monkeypatch):
             pytest.skip("needs 40 GiB of address space (not of memory) for two sparse arrays")
         return np.frombuffer(room, dtype).reshape(shape)
 
-    monkeypatch.setattr(module.cupy, "empty", sparse)
-    blocks = p.N * p.K * p.P * p.Q // module.THREADS
-    monkeypatch.setattr(RawKernel, "first_block", blocks - 1)
+    emulator.empty = sparse
+    emulator.first_block = p.N * p.K * p.P * p.Q // module.THREADS - 1
     x, pixels = sparse(p.x_shape, p.dtype), np.arange(module.THREADS, dtype=p.dtype)
     x[0, 4, -1, -module.THREADS :] = pixels
     w, b = np.arange(1, 6, dtype=p.dtype).reshape(p.w_shape), np.arange(7, 12, dtype=p.dtype)
@@ -160,14 +90,14 @@ def test_steps_beyond_32_bits(module):
     assert verdict.ok, verdict.why
 
 
-def test_stand_in_sees_an_argument_of_the_wrong_size(module):
-    kernel = RawKernel(SOURCE.read_text(encoding="utf-8"), "raw_naive", ("-DREAL=float",))
+def test_stand_in_sees_an_argument_of_the_wrong_size(module, emulator):
+    kernel = emulator.RawKernel(SOURCE.read_text(encoding="utf-8"), "raw_naive", ("-DREAL=float",))
     p = Conv2d.parse(PROBLEMS[0])
     arrays = [np.zeros(1, "float32")] * 4
     right = module.sizes(p)
-    with pytest.raises(TypeError, match="do not fit"):
+    with pytest.raises(EmulatorError, match="number and the sizes"):
         kernel((1,), (1,), (*arrays, *map(int, right)))  # CuPy would pass 64 bits each
-    with pytest.raises(TypeError, match="do not fit"):
+    with pytest.raises(EmulatorError, match="number and the sizes"):
         kernel((1,), (1,), (*arrays, *right[:-1]))
     kernel((1,), (1,), (*arrays, *right))
 
