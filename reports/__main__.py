@@ -1,4 +1,4 @@
-"""``python -m reports``: decompose, import, readme, render.
+"""``python -m reports``: decompose, import, pick, readme, render.
 
 Exit codes: 0 fine; 1 a mismatch (the layer is too far from torch, the README is out of date, or a file
 was refused); 2 something is missing here; 3 wrong usage, or a file that cannot be used.
@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 FINE, MISMATCH, MISSING, USAGE = 0, 1, 2, 3
 ROOM = Path(__file__).resolve().parent
+GUARANTEES = ("elementwise", "normwise", "tf32", "half")
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,6 +63,25 @@ def parser() -> Parser:
     p.add_argument("paths", nargs="+", type=Path, metavar="DIR|FILE")
     p.add_argument("--into", type=Path, metavar="DIR", default=ROOM, help="default: reports")
     p.add_argument("--dry-run", action="store_true", help="say what would happen, write nothing")
+    p.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    text = "which kernel for these layers: the fastest with that guarantee, by how much, how sure"
+    p = verbs.add_parser("pick", help=text, description=text)
+    p.add_argument(
+        "problems",
+        metavar="PROBLEM|SET|FILE",
+        help="a problem, a set in the records, or a file of layers",
+    )
+    p.add_argument(
+        "--accuracy", choices=GUARANTEES, default="elementwise", help="at least; default: %(default)s"
+    )
+    p.add_argument(
+        "--scenario", choices=("packed", "eager"), default="packed", help="default: %(default)s"
+    )
+    p.add_argument("--layout", choices=("nchw", "nhwc"), help="default: as the problems say")
+    p.add_argument("--machine", metavar="NAME", help="default: each that has records")
+    p.add_argument(
+        "--records", type=Path, metavar="DIR", default=ROOM / "records", help="default: reports/records"
+    )
     p.add_argument("--json", action="store_true", help="one JSON document on standard output")
     return top
 
@@ -120,11 +140,35 @@ def import_(args: argparse.Namespace) -> int:
     return MISMATCH if trouble else FINE
 
 
+def pick(args: argparse.Namespace) -> int:
+    from . import advice
+    from .collect import collect, records_in
+    from .pick import answer, wish
+    from .values import Unreadable
+
+    found = collect(records_in(args.records))
+    for why in found.left_out:
+        print(f"left out: {why}", file=sys.stderr)
+    names = list(dict.fromkeys(run.machine for run in found.runs))
+    if not names:
+        raise Unreadable(f"{args.records} holds no record: python -m benchmarks compare makes one")
+    if args.machine not in (None, *names):
+        raise Unreadable(f"there is no record of machine {args.machine}; there are {', '.join(names)}")
+    wanted = wish(args.problems, found.runs, args.accuracy, args.scenario, args.layout)
+    answers = [answer(run, wanted) for run in found.runs if args.machine in (None, run.machine)]
+    if args.json:
+        asked = {k: getattr(wanted, k) for k in ("word", "accuracy", "scenario")}
+        emit("pick", {"asked": asked, "machines": answers})
+    else:
+        print(advice.page(answers, wanted))
+    return FINE if any(x["kernel"] for a in answers for x in a["layers"]) else MISSING
+
+
 def emit(schema: str, document: dict[str, Any]) -> None:
     print(json.dumps({"schema": f"convzoo.{schema}/1", **document}, indent=1, allow_nan=False))
 
 
-VERBS = {"decompose": decompose, "render": render, "readme": readme, "import": import_}
+VERBS = {"decompose": decompose, "render": render, "readme": readme, "import": import_, "pick": pick}
 
 
 def main(argv: list[str] | None = None) -> int:

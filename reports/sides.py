@@ -24,6 +24,13 @@ def table(runs: Sequence[Run]) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
+def machines(runs: Sequence[Run], files: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Hardware compared, for ``machines.html.j2``; None where all runs are of one machine."""
+    from .across import compared
+
+    return compared(runs, files)
+
+
 def _winners(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """For each problem of two records or more, the fastest kernel of each record."""
     found = [

@@ -1,0 +1,370 @@
+"""Machines side by side: what they are, what they can do, what kernels make of it, where the ranking flips.
+
+Times of different machines come from different runs, so no interval is given for their ratio. What is
+certain is told within a machine: that one kernel beats another there. The ranking of a problem *flips* where
+two machines have different winners and each one's rounds tell its winner from the other's.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+from . import evidence, limits, standing, views
+from . import wording as say
+from .cells import Cell, Run
+from .standing import Race
+from .values import mapping, number, sequence, text
+
+FACTS = {
+    "cpu": "CPU", "microarchitecture": "microarchitecture", "vector": "vectors", "usable_cpus": "usable CPUs",
+    "caches": "caches", "memory_bytes": "memory", "gpus": "GPUs", "governor": "governor", "os": "system",
+    "python": "Python",
+}  # fmt: skip
+FLIPS, PERHAPS, HOLDS = "flips", "cannot tell", "holds"
+
+
+def compared(runs: Sequence[Run], files: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Everything that a page says about two machines or more; ``files`` are the machine files by name."""
+    if len({run.machine for run in runs}) < 2:
+        return None
+    scenarios = [s for s in ("packed", "eager") if sum(s in run.scenarios for run in runs) > 1]
+    found = [_scenario(runs, s) for s in scenarios]
+    return {
+        "heads": [{"machine": run.machine, "threads": run.said("threads"), "commit": views.commit(run),
+                   "date": say.date_text(run.said("started"))} for run in runs],
+        "facts": _facts(runs, files),
+        "ceilings": _ceilings(runs),
+        "scenarios": [s for s in found if s],
+        "cautions": _cautions(runs),
+    }  # fmt: skip
+
+
+def machine_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """The machine files of a folder by name; one that cannot be read is as good as none."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found[path.stem] = mapping(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError):
+            continue
+    return found
+
+
+def _facts(runs: Sequence[Run], files: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    known = [
+        mapping(files.get(run.machine, {}).get("hardware")) | mapping(run.header.get("hardware"))
+        for run in runs
+    ]
+    rows = [_row(name, [_fact(k, hardware.get(k)) for hardware in known]) for k, name in FACTS.items()]
+    rows.append(_row("threads used", [run.said("threads") for run in runs]))
+    rows.append(_row("smallest visible difference", [_visible(run, files) for run in runs]))
+    return [row for row in rows if set(row["values"]) != {say.NOTHING}]
+
+
+def _fact(key: str, value: Any) -> str:
+    if key == "memory_bytes":
+        return say.bytes_text(number(value, above=0))
+    if key == "gpus":
+        return ", ".join(text(mapping(gpu).get("name"), "a GPU") for gpu in sequence(value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{text(k)} {text(v)}" for k, v in value.items()) or say.NOTHING
+    return text(value, say.NOTHING)
+
+
+def _visible(run: Run, files: Mapping[str, dict[str, Any]]) -> str:
+    null = mapping(run.header.get("null")) or mapping(files.get(run.machine, {}).get("null"))
+    seen = number(null.get("smallest_visible"), above=0)
+    return say.NOTHING if seen is None else f"{seen:.1%}"
+
+
+def _row(name: str, values: list[str]) -> dict[str, Any]:
+    return {"name": name, "values": values, "differs": len(set(values)) > 1}
+
+
+def _ceilings(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Measured limits with the threads of each run, and how they stand to those of the first that has one."""
+    rates: dict[str, list[float | None]] = {}
+    for dtype in ("float32", "float64"):
+        rates[f"multiply-adds in {dtype}, GFLOP/s"] = [limits.arithmetic(run, dtype) for run in runs]
+    reads = [limits.bandwidths(run) for run in runs]
+    for level in dict.fromkeys(level for each in reads for level in each):
+        rates[f"reading from {level}, GB/s"] = [each.get(level) for each in reads]
+    rows = []
+    for name, values in rates.items():
+        first = next((v for v in values if v), None)
+        if first is None:
+            continue
+        notes = [say.speed_text(v / first) if v and v is not first else "" for v in values]
+        cells = [{"value": say.plain(v), "note": note} for v, note in zip(values, notes, strict=True)]
+        rows.append({"name": name, "cells": cells})
+    return rows
+
+
+def _scenario(runs: Sequence[Run], scenario: str) -> dict[str, Any] | None:
+    races = [
+        {race.problem: race for race in standing.races(run, scenario) if race.ranked} for run in runs
+    ]
+    counted = dict.fromkeys(problem for each in races for problem in each)
+    shared = [p for p in counted if sum(p in each for each in races) > 1]
+    if not shared:
+        return None
+    everywhere = [p for p in shared if all(p in each for each in races)]
+    problems = [_problem(p, [each.get(p) for each in races], runs) for p in shared]
+    return {
+        "name": scenario,
+        "everywhere": len(everywhere),
+        "kernels": _kernels(runs, races, everywhere) if everywhere else [],
+        "best": _best(runs, races, everywhere) if everywhere else [],
+        "problems": problems,
+        "sentence": _sentence(problems),
+        "rows": _details(runs, races, shared),
+    }
+
+
+def _problem(problem: str, races: list[Race | None], runs: Sequence[Run]) -> dict[str, Any]:
+    """The winner on each machine, and whether that is the same one."""
+    found, words = HOLDS, []
+    for (i, a), (j, b) in combinations([(i, r) for i, r in enumerate(races) if r], 2):
+        state, sentence = _flip(a, b, runs[i].machine, runs[j].machine)
+        if state != HOLDS:
+            words.append(sentence)
+            found = FLIPS if FLIPS in (found, state) else PERHAPS
+    shown = [
+        {"kernel": r.best.kernel, "guarantee": r.best.accuracy, "seconds": r.best.seconds,
+         "time": say.seconds_text(r.best.seconds), "tied": [c.kernel for c in r.level]}
+        if r and r.best else None
+        for r in races
+    ]  # fmt: skip
+    layer = next(r.layer for r in races if r)
+    return {"layer": layer, "problem": problem, "winners": shown, "ranking": found, "words": words}
+
+
+def _flip(a: Race, b: Race, first: str, second: str) -> tuple[str, str]:
+    """Whether two machines disagree on the winner: it holds, it flips, or the rounds cannot tell."""
+    mine, theirs = a.best, b.best
+    if mine is None or theirs is None or mine.kernel == theirs.kernel:
+        return HOLDS, ""
+    here = _lead(mine, theirs.kernel, a)
+    there = _lead(theirs, mine.kernel, b)
+    sure = all(lead is None or lead[1] > 1 for lead in (here, there))
+    return FLIPS if sure else PERHAPS, (
+        f"{first}: {mine.kernel}, {_lead_words(here, theirs.kernel)}; "
+        f"{second}: {theirs.kernel}, {_lead_words(there, mine.kernel)}"
+    )
+
+
+def _lead(best: Cell, other: str, race: Race) -> tuple[float, float, float] | None:
+    """How many times faster the best is than another kernel on the same machine; None if that did not run."""
+    rival = next((c for c in race.ranked if c.kernel == other), None)
+    if rival is None:
+        return None
+    values = evidence.speeds(rival.rounds, best.rounds)
+    found = evidence.summary(values) or (rival.seconds / best.seconds, 0.0, 0.0)
+    # too few rounds tell nothing, however far apart they lie
+    return found if len(values) >= evidence.FEWEST else (found[0], 0.0, found[2])
+
+
+def _lead_words(lead: tuple[float, float, float] | None, other: str) -> str:
+    if lead is None:
+        return f"where {other} did not run"
+    known = (
+        f" ({say.speed_interval(lead[1], lead[2])})"
+        if lead[1] > 1
+        else ", which its rounds cannot tell"
+    )
+    return f"{say.speed_text(lead[0])} faster than {other}{known}"
+
+
+def _sentence(problems: list[dict[str, Any]]) -> str:
+    count = {s: sum(p["ranking"] == s for p in problems) for s in (HOLDS, FLIPS, PERHAPS)}
+    parts = [f"the winner is the same on {count[HOLDS]}"]
+    parts += [f"another one on {count[FLIPS]}"] if count[FLIPS] else []
+    parts += (
+        [f"perhaps another on {count[PERHAPS]}, which the rounds cannot tell"] if count[PERHAPS] else []
+    )
+    return f"Of {say.plural(len(problems), 'problem')} measured on two machines or more, {', '.join(parts)}."
+
+
+def _means(runs: Sequence[Run], cells: Sequence[Sequence[Cell]]) -> list[dict[str, Any] | None]:
+    """For each machine the geometric means of GFLOP/s and of the share of its limit; None without cells."""
+    found: list[dict[str, Any] | None] = []
+    for run, mine in zip(runs, cells, strict=True):
+        rates = [c.gflops_per_s for c in mine]
+        if not mine or not all(rates):
+            found.append(None)
+            continue
+        shares = [s for c in mine if (s := share(run, c)) is not None]
+        whole = len(shares) == len(mine)
+        found.append({
+            "rate": _geometric([r for r in rates if r]),
+            "share": _geometric(shares) if whole else None,
+        })  # fmt: skip
+    return found
+
+
+def share(run: Run, cell: Cell) -> float | None:
+    """GFLOP/s over what this machine's measured ceilings allow for the problem; None where none were measured."""
+    problem = limits.problem_of(cell.problem)
+    roof = limits.roof(run, problem, cell.device) if problem else None
+    return cell.gflops_per_s / roof.gflops_per_s if roof and cell.gflops_per_s else None
+
+
+def _geometric(values: Sequence[float]) -> float:
+    return exp(statistics.fmean(log(v) for v in values))
+
+
+def _kernels(
+    runs: Sequence[Run], races: list[dict[str, Race]], problems: list[str]
+) -> list[dict[str, Any]]:
+    """Kernel by machine over the problems that every machine measured; a kernel must have run on all of them."""
+    ran = [
+        {
+            k: [c for p in problems for c in each[p].ranked if c.kernel == k]
+            for k in _names(each, problems)
+        }
+        for each in races
+    ]
+    whole = [{k: cells for k, cells in mine.items() if len(cells) == len(problems)} for mine in ran]
+    rows = []
+    for kernel in dict.fromkeys(k for mine in whole for k in mine):
+        cells = [mine.get(kernel, []) for mine in whole]
+        one = next(c for each in cells for c in each)
+        rows.append({
+            "kernel": kernel, "guarantee": one.accuracy, "effective": one.effective, "cells": _means(runs, cells),
+        })  # fmt: skip
+    for i in range(len(runs)):
+        order = sorted((r for r in rows if r["cells"][i]), key=lambda r: -r["cells"][i]["rate"])
+        for rank, row in enumerate(order, 1):
+            cell = row["cells"][i]
+            cell |= {
+                "rank": rank, "rate_text": say.plain(cell["rate"]),
+                "share_text": f"{cell['share']:.0%}" if cell["share"] is not None else "not measured",
+            }  # fmt: skip
+    for row in rows:
+        ranks = {cell["rank"] for cell in row["cells"] if cell}
+        row["moves"] = len(ranks) > 1
+    return sorted(rows, key=lambda r: min(cell["rank"] for cell in r["cells"] if cell))
+
+
+def _names(races: Mapping[str, Race], problems: list[str]) -> list[str]:
+    return list(dict.fromkeys(c.kernel for p in problems for c in races[p].ranked))
+
+
+def _best(
+    runs: Sequence[Run], races: list[dict[str, Race]], problems: list[str]
+) -> list[dict[str, Any] | None]:
+    """The best kernel of each problem, strongest guarantee: each machine at its best, against the first."""
+    cells = [[b for p in problems if (b := each[p].best)] for each in races]
+    found = _means(runs, cells)
+    first = next((f for f in found if f), None)
+    for one in found:
+        if one and first:
+            ratio = one["rate"] / first["rate"]
+            one |= {
+                "rate_text": say.plain(one["rate"]), "against": say.speed_text(ratio) if one is not first else "",
+                "share_text": f"{one['share']:.0%}" if one["share"] is not None else "not measured",
+            }  # fmt: skip
+    return found
+
+
+def _details(
+    runs: Sequence[Run], races: list[dict[str, Race]], shared: list[str]
+) -> list[dict[str, Any]]:
+    """Cells that ran on two machines or more: time, share of the machine's limit, speed against the first."""
+    rows = []
+    for problem in shared:
+        mine = [
+            {c.kernel: c for c in each[problem].ranked} if problem in each else {} for each in races
+        ]
+        for kernel in dict.fromkeys(k for each in mine for k in each):
+            cells = [each.get(kernel) for each in mine]
+            if sum(c is not None for c in cells) < 2:
+                continue
+            first = next(c for c in cells if c)
+            shown = [
+                {"seconds": c.seconds, "time": say.seconds_text(c.seconds),
+                 "share": f"{s:.0%}" if (s := share(run, c)) is not None else "",
+                 "speed": say.speed_text(first.seconds / c.seconds) if c is not first else ""}
+                if c else None
+                for run, c in zip(runs, cells, strict=True)
+            ]  # fmt: skip
+            rows.append({"layer": first.layer, "problem": problem, "kernel": kernel, "cells": shown})
+    return rows
+
+
+def _cautions(runs: Sequence[Run]) -> list[str]:
+    """Differences other than the machine, any of which may be what a difference of times comes from."""
+    found = [
+        "The machines were measured in different runs: no interval is given for a ratio between them."
+    ]
+    for what, values in (
+        ("commits", {views.commit(run) for run in runs}),
+        ("suite versions", {run.said("suite") for run in runs}),
+        ("presets", {run.said("preset") for run in runs}),
+    ):
+        if len(values) > 1:
+            found.append(f"They differ in their {what}: {', '.join(sorted(values))}.")
+    versions: dict[str, set[str]] = {}
+    for run in runs:
+        for about in run.libraries.values():
+            for name, version in about.items():
+                versions.setdefault(name, set()).add(version)
+    moved = [
+        f"{name} ({' and '.join(sorted(v))})" for name, v in sorted(versions.items()) if len(v) > 1
+    ]
+    if moved:
+        found.append(f"They differ in versions of libraries: {', '.join(moved)}.")
+    return found
+
+
+def markdown(table: dict[str, Any]) -> list[str]:
+    """The same for a Markdown page, less the cells one by one: paragraphs and tables."""
+    from .markdown import code, plain
+
+    heads = [plain(f"{h['machine']}, {h['threads']} threads") for h in table["heads"]]
+    parts = ["## Which machine"]
+    parts += [f"**{plain(s['name'])}**: {plain(s['sentence'])}" for s in table["scenarios"]]
+    parts += [f"> {plain(caution)}" for caution in table["cautions"]]
+    rows = [[plain(r["name"]), *map(plain, r["values"])] for r in table["facts"]]
+    rows += [
+        [plain(r["name"]), *(f"{c['value']} {c['note']}".strip() for c in r["cells"])]
+        for r in table["ceilings"]
+    ]
+    parts.append(tabulated(["", *heads], rows, right=1))
+    for s in table["scenarios"]:
+        if s["kernels"]:
+            rows = [["the best of each problem", *map(_told, s["best"])]]
+            rows += [[code(r["kernel"]), *map(_told, r["cells"])] for r in s["kernels"]]
+            parts += [
+                f"GFLOP/s over {say.plural(s['everywhere'], 'problem')} that all have measured ({s['name']}, "
+                "geometric mean), the place on that machine, and the share of what its measured ceilings allow:",
+                tabulated(["kernel", *heads], rows, right=1),
+            ]  # fmt: skip
+        rows = [
+            [code(r["problem"]), r["ranking"], *(_winner(w, code) for w in r["winners"])]
+            for r in s["problems"]
+        ]
+        parts.append(tabulated(["problem", "ranking", *heads], rows, right=2))
+    return parts
+
+
+def tabulated(head: list[str], rows: list[list[str]], right: int) -> str:
+    rule = ["---" if i < right else "---:" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def _winner(cell: dict[str, Any] | None, code: Callable[[str], str]) -> str:
+    return f"{code(cell['kernel'])} {cell['time']}" if cell else say.NOTHING
+
+
+def _told(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return say.NOTHING
+    place = f" #{cell['rank']}" if "rank" in cell else f" {cell['against']}".rstrip()
+    return f"{cell['rate_text']}{place} ({cell['share_text']})"
