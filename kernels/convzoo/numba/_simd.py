@@ -7,6 +7,8 @@ Routines channel_tile   U pixels x V vectors of output channels: a pixel's x is 
          pixel_tile     U output channels x V vectors of pixels: w is broadcast, x is loaded
          copy_lines     lines of a padded copy of x, zeros left and right
          pack_panel     U rows of L taps of w, turned into L rows of U output channels
+         placed_tile    U output channels x V vectors of pixels that lie anywhere, over a table of taps
+         copy_every     copy_lines for every U-th number of x
 Use      ``entry(routine, itemsize, lanes, U, V, flag)`` compiles one and gives its address, an int64.
          Compiled code of any dtype calls it with ``call(address, ...)``; all arguments are int64 and
          addresses, strides and offsets are in bytes. A routine knows no problem: strides and counts are
@@ -180,6 +182,21 @@ class Vectors:
         b.cbranch(b.icmp_signed(">", following[0], I64(0)), body, after)
         b.position_at_end(after)
         return following[1:]
+
+    def loop_if_any(self, count, values, step):
+        """``loop`` that a count of 0 passes over; values are vectors, and so are the results."""
+        b, before = self.b, self.b.block
+        body, after = b.append_basic_block(), b.append_basic_block()
+        b.cbranch(b.icmp_signed(">", count, I64(0)), body, after)
+        b.position_at_end(body)
+        results, last = self.loop(count, values, step), b.block
+        b.branch(after)
+        b.position_at_end(after)
+        phis = [b.phi(value.type) for value in values]
+        for phi, old, new in zip(phis, values, results, strict=True):
+            phi.add_incoming(old, before)
+            phi.add_incoming(new, last)
+        return phis
 
     def leave_unless(self, count, i, end):
         """Go on below if ``count`` > i, else jump to the block ``end``."""
@@ -405,8 +422,127 @@ def _pack_panel(v, U, _V, _, target, source, source_step, channels, taps, places
     v.loop(blocks, [source, taps, places], block)
 
 
-_ROUTINES = (_channel_tile, _pixel_tile, _copy_lines, _pack_panel)
-CHANNEL_TILE, PIXEL_TILE, COPY_LINES, PACK_PANEL = range(4)
+def _placed_tile(
+    v, U, V, nhwc, x, places, w, taps, count, y, segments, most, rows, step, bias, channels
+):
+    """Sums of U output channels x V vectors of pixels over ``count`` taps, and their store.
+
+    Vector j of tap t is read at x + places[j] + taps[t], past the end of a row, too. Its ``most`` segments
+    (offset in y of lane 0, first lane, lanes, row) say what is stored: nothing of rows from ``rows`` on.
+    ``step`` is from channel to channel of y, with nhwc from pixel to pixel.
+    """
+    here = [v.integer(v.add(places, 8 * j)) for j in range(V)]
+    sums = [s for u in range(U) for s in [v.broadcast(v.add(bias, u * v.itemsize))] * V]
+
+    def tap(values):
+        at, w, *sums = values
+        origin = v.add(x, v.integer(at))
+        pixels = [v.load(v.add(origin, place)) for place in here]
+        for u in range(U):
+            weight = v.broadcast(v.add(w, u * v.itemsize))
+            for j in range(V):
+                sums[u * V + j] = v.fma(pixels[j], weight, sums[u * V + j])
+        return [v.add(at, 8), v.add(w, U * v.itemsize), *sums]
+
+    _, _, *sums = v.loop_if_any(count, [taps, w, *sums], tap)
+    for j in range(V):
+        vectors = sums[j::V]
+        turned = v.transpose(vectors) if nhwc else []
+
+        def segment(values, vectors=vectors, turned=turned):
+            [at] = values
+            offset, first, lanes, row = (v.integer(v.add(at, 8 * i)) for i in range(4))
+            lanes = v.b.select(v.b.icmp_signed("<", row, rows), lanes, I64(0))
+            to = v.add(y, offset)
+            if nhwc:
+                _store_pixels(v, turned, to, step, first, lanes, v.first(channels))
+            else:
+                _store_channels(v, vectors, to, step, v.between(first, lanes), channels)
+            return [v.add(at, 32)]
+
+        [segments] = v.loop(most, [segments], segment)
+
+
+def _store_channels(v, vectors, y, step, mask, channels):
+    """One vector of pixels a channel, ``step`` apart."""
+    end = v.b.append_basic_block()
+    for u, vector in enumerate(vectors):
+        v.leave_unless(channels, u, end)
+        v.store(vector, y, mask)
+        y = v.add(y, step)
+    v.b.branch(end)
+    v.b.position_at_end(end)
+
+
+def _store_pixels(v, pixels, y, step, first, count, mask):
+    """The channels of one pixel after the other, ``step`` apart, for ``count`` lanes from ``first`` on."""
+    b = v.b
+    for i, pixel in enumerate(pixels):
+        store, following = b.append_basic_block(), b.append_basic_block()
+        b.cbranch(b.icmp_unsigned("<", b.sub(I64(i), first), count), store, following)
+        b.position_at_end(store)
+        v.store(pixel, y, mask)
+        b.branch(following)
+        b.position_at_end(following)
+        y = v.add(y, step)
+
+
+def _copy_every(v, U, _V, _, target, source, lines, target_step, source_step, width, left, count, step):
+    """``_copy_lines`` for every U-th number of the source; U = 0: numbers ``step`` bytes apart."""
+    b, L = v.b, v.lanes
+    body, end = b.append_basic_block(), b.append_basic_block()
+    b.cbranch(b.icmp_signed(">", lines, I64(0)), body, end)
+    b.position_at_end(body)
+    some = b.icmp_signed(">", count, I64(0))
+    reach = b.select(some, v.add(v.times(v.add(count, -1), U), 1), I64(0))
+
+    def number(values):
+        to, at, ahead = values
+        there = b.icmp_unsigned("<", b.sub(I64(0), ahead), count)
+        safe = b.select(there, at, target)  # a number that may be read; it is not used
+        value = b.load(v._pointer(safe, v.number), align=v.itemsize)
+        zero = ir.Constant(v.number, 0.0)
+        b.store(b.select(there, value, zero), v._pointer(to, v.number), align=v.itemsize)
+        return [v.add(to, v.itemsize), v.add(at, step), v.add(ahead, -1)]
+
+    def vector(values):
+        to, at, ahead = values
+        start = v.times(ahead, U)
+        parts = [
+            v.load(v.add(at, i * v.bytes), v.between(v.add(start, -i * L), reach)) for i in range(U)
+        ]
+        found = parts[0]
+        # lane l wants number l*U of all parts; what lies before part i is in place
+        for i in range(1, U):
+            found = v._shuffle(
+                found,
+                parts[i],
+                [
+                    (l * U if i == 1 else l) if l * U < i * L else L + min(l * U - i * L, L - 1)
+                    for l in range(L)
+                ],
+            )
+        v.store(found, to)
+        return [v.add(to, v.bytes), v.add(at, U * v.bytes), v.add(ahead, -L)]
+
+    def line(values):
+        target, source = values
+        begin = b.sub(source, v.times(step, left))
+        if U:
+            v.loop(b.sdiv(v.add(width, L - 1), I64(L)), [target, begin, left], vector)
+        else:
+            v.loop(width, [target, begin, left], number)
+        return [v.add(target, target_step), v.add(source, source_step)]
+
+    v.loop(lines, [target, source], line)
+    b.branch(end)
+    b.position_at_end(end)
+
+
+_ROUTINES = (
+    _channel_tile, _pixel_tile, _copy_lines, _pack_panel, _placed_tile, _copy_every,
+)  # fmt: skip
+CHANNEL_TILE, PIXEL_TILE, COPY_LINES, PACK_PANEL, PLACED_TILE, COPY_EVERY = range(6)
 
 
 # --- compiling and calling them ----------------------------------------------------------------------
