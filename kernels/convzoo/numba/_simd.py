@@ -132,6 +132,12 @@ class Vectors:
         )  # fmt: skip
         self.b.call(f, [vector, pointer, I32(self.itemsize), mask])
 
+    def prefetch(self, address):
+        """Ask for the cache line at an address, to write it: a hint, which never faults."""
+        pointer = self._pointer(address, self.number)
+        f = self._library("llvm.prefetch.p0", ir.VoidType(), pointer.type, I32, I32, I32)
+        self.b.call(f, [pointer, I32(1), I32(3), I32(1)])
+
     def _repeat(self, value, kind):
         vector = ir.VectorType(kind, self.lanes)
         one = self.b.insert_element(ir.Constant(vector, ir.Undefined), value, I32(0))
@@ -265,6 +271,10 @@ def _channel_tile(
     ``channels`` channels are stored: as numbers of consecutive channels, ``step`` from pixel to pixel, or
     with ``nchw`` as numbers of consecutive pixels, ``step`` from channel to channel.
     """
+    # lines of y that are in no cache take as long to come as a short sum lasts: ask for them now
+    for i in range(V * v.lanes if nchw else U):
+        for j in range(1 if nchw else V):
+            v.prefetch(v.add(y, v.times(step, i), j * v.bytes))
     places = [v.integer(v.add(pixels, 8 * u)) for u in range(min(U, HELD))]
     sums = [v.load(v.add(bias, j * v.bytes)) for j in range(V)] * U
 
@@ -337,6 +347,9 @@ def _pixel_tile(v, U, V, _, x, x_step, w, C, y, y_step, bias, count, channels):
     """
     mask = v.first(v.add(count, -(V - 1) * v.lanes))
     masks = [None] * (V - 1) + [mask]
+    for u in range(U):  # see _channel_tile
+        for j in range(V):
+            v.prefetch(v.add(y, v.times(y_step, u), j * v.bytes))
     sums = [s for u in range(U) for s in [v.broadcast(v.add(bias, u * v.itemsize))] * V]
 
     def tap(values):

@@ -22,7 +22,6 @@ import hashlib
 import inspect
 import itertools
 import math
-import threading
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
@@ -36,6 +35,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from convzoo.numba import _memory
 from convzoo.plan import Plan, Unsupported
 from convzoo.problem import Conv2d
 
@@ -800,17 +800,6 @@ def aligned(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     return memory[start : start + n].view(dtype).reshape(shape)
 
 
-_own = threading.local()
-
-
-def scratch_of_thread(n: int) -> int:
-    """The address of n bytes that belong to the calling thread; kept, because fresh pages are slow."""
-    if getattr(_own, "bytes", 0) < n:
-        _own.memory, _own.bytes = aligned((n,), "uint8"), n
-        _own.address = _own.memory.ctypes.data
-    return _own.address
-
-
 def layer(p: Conv2d, points: str) -> Plan:
     """The plan of a 3 x 3 convolution by Winograd's scheme at ``points``."""
     recipe = recipe_of(p, points)
@@ -837,9 +826,9 @@ def layer(p: Conv2d, points: str) -> Plan:
 
     def run(x, weights):
         u, bias = weights
-        y = np.empty(p.y_shape, p.dtype)
+        y = _memory.empty(p.y_shape, p.dtype)
         parts, need, numbers = split(get_num_threads() if parallel else 1)
-        launch(function, parts, x, u, bias, y, scratch_of_thread(need), numbers)
+        launch(function, parts, x, u, bias, y, _memory.scratch(need), numbers)
         return y
 
     _, workspace, _ = split(get_num_threads() if parallel else 1)

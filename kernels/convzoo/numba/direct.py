@@ -27,6 +27,7 @@ from functools import cache
 import numpy as np
 from numba import from_dtype, get_num_threads, njit, prange, types, uint64
 
+from convzoo.numba import _memory
 from convzoo.plan import Plan
 from convzoo.problem import Conv2d
 
@@ -233,7 +234,7 @@ def plan(p: Conv2d) -> Plan:
 
     def run(x, weights):
         w, b = weights
-        y, sheets = np.empty(p.y_shape, p.dtype), np.empty(size, p.dtype)
+        y, sheets = _memory.empty(p.y_shape, p.dtype), _memory.empty((size,), p.dtype)
         threads = get_num_threads() if parallel else 1
         for n in range(0, p.N, batch):
             images, maps = x[n : n + batch], y[n : n + batch]

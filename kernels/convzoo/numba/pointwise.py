@@ -24,7 +24,7 @@ from functools import cache
 import numpy as np
 from numba import config, from_dtype, get_num_threads, njit, prange, types
 
-from convzoo.numba import _simd
+from convzoo.numba import _memory, _simd
 from convzoo.numba._simd import call
 from convzoo.plan import Plan, Unsupported
 from convzoo.problem import Conv2d
@@ -186,7 +186,7 @@ def plan(p: Conv2d) -> Plan:
     def run(x, weights):
         w, b = weights
         threads = get_num_threads() if parallel else 1
-        y = np.empty(p.y_shape, p.dtype)
+        y = _memory.empty(p.y_shape, p.dtype)
         body(x, w, b, y, geometry, table, threads)
         return y
 

@@ -26,7 +26,7 @@ from functools import cache
 import numpy as np
 from numba import config, from_dtype, get_num_threads, njit, prange, types
 
-from convzoo.numba import _simd
+from convzoo.numba import _memory, _simd
 from convzoo.numba._simd import call
 from convzoo.plan import Plan
 from convzoo.problem import Conv2d
@@ -120,7 +120,7 @@ def compiled(dtype: str, parallel: bool):
     version = 2 * _simd.DIGEST + parallel  # in a closure, hence in the key of Numba's cache on disk
 
     def on_threads(x, w, b, y, buffer, geometry, table, threads):
-        at = x.ctypes.data, w.ctypes.data, b.ctypes.data, y.ctypes.data, buffer.ctypes.data
+        at = x.ctypes.data, w.ctypes.data, b.ctypes.data, y.ctypes.data, buffer
         for t in prange(threads):
             work(t, threads, at, geometry, table, version)
 
@@ -129,7 +129,7 @@ def compiled(dtype: str, parallel: bool):
     numbers = types.Array(types.int64, 1, "C")
     record = types.Array(from_dtype(GEOMETRY), 1, "C")
     signature = types.void(
-        read, write, write, types.Array(number, 4, "C"), write, record, numbers, types.int64
+        read, write, write, types.Array(number, 4, "C"), types.int64, record, numbers, types.int64
     )
     return njit(signature, parallel=parallel, nogil=True, cache=True)(on_threads)
 
@@ -215,6 +215,7 @@ def plan(p: Conv2d) -> Plan:
         code = (*code, narrow_code)
     j["copy"] = _simd.entry(_simd.COPY_LINES, item, lanes)[0]
 
+    buffer = int(j["buffer"])
     places = np.arange(p.taps)  # of the taps, which w holds in the order c, r, s
     if not nchw:
         places = np.ascontiguousarray(places.reshape(p.R * p.S, inputs).T).reshape(-1)
@@ -228,9 +229,8 @@ def plan(p: Conv2d) -> Plan:
     def run(x, weights):
         w, b = weights
         threads = get_num_threads() if parallel else 1
-        y = np.empty(p.y_shape, p.dtype)
-        buffer = np.empty(threads * int(j["buffer"]) // item, p.dtype)
-        body(x, w, b, y, buffer, geometry, table, threads)
+        y = _memory.empty(p.y_shape, p.dtype)
+        body(x, w, b, y, _memory.scratch(threads * buffer), geometry, table, threads)
         return y
 
-    return Plan(run, pack=pack, workspace=threads * int(j["buffer"]), code=code)
+    return Plan(run, pack=pack, workspace=threads * buffer, code=code)

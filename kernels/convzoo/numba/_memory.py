@@ -1,0 +1,86 @@
+"""Memory for outputs and workspaces that is warm, aligned and used again.
+
+Idea     A fresh NumPy array of some megabytes comes from the operating system, which hands out its pages
+         one by one, zeroed, at the first touch, and takes them back when the array dies. A call that
+         writes 50 MB then spends more time in the kernel's page faults than on its sums. So outputs of
+         a quarter of a megabyte or more are lent from blocks that were touched before; when the last
+         array that looks into a block is gone, the block waits for the next output of its size. Nobody
+         can see an output change: a block is lent again only when nothing refers to it any more.
+         Outputs begin a page, so that whole-vector stores never straddle two cache lines.
+Cost     2 microseconds a loan; up to KEPT bytes wait for the next call
+Source   own; PyTorch's allocator for CUDA and the arenas of ONNX Runtime do the same for theirs
+"""
+
+import math
+import mmap
+import threading
+
+import numpy as np
+
+SMALL = 2**18  # bytes; below, malloc does not go back to the operating system
+KEPT = 2**28  # bytes of blocks that wait
+PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+
+_waiting: dict[int, list[mmap.mmap]] = {}  # by size, the longest unused size first
+_lock = threading.RLock()  # re-entrant: the collector may end a loan while this thread holds it
+_held = 0
+
+
+class _Loan(np.ndarray):
+    """Owns a block while arrays look into it; the last of them to go gives it back."""
+
+    # An output's base is this object, and so is that of every view of the output: NumPy follows the
+    # chain of bases only through arrays of one type.
+    def __del__(self):
+        if type(self.base) is mmap.mmap:
+            _take_back(self.base)
+
+
+def _take_back(block: mmap.mmap) -> None:
+    global _held
+    size = len(block)
+    with _lock:
+        blocks = _waiting.pop(size, [])  # and in again, as the size that was used last
+        blocks.append(block)
+        _waiting[size] = blocks
+        _held += size
+        while _held > KEPT:
+            oldest = next(iter(_waiting))
+            _waiting[oldest].pop()
+            _held -= oldest
+            if not _waiting[oldest]:
+                del _waiting[oldest]
+
+
+def _block(size: int) -> mmap.mmap:
+    global _held
+    with _lock:
+        if blocks := _waiting.get(size):
+            _held -= size
+            block = blocks.pop()
+            if not blocks:
+                del _waiting[size]
+            return block
+    block = mmap.mmap(-1, size, **PRIVATE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        block.madvise(mmap.MADV_HUGEPAGE)  # fewer faults, and fewer entries in the TLB
+    return block
+
+
+def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An uninitialised C-contiguous array, as ``numpy.empty``, that nothing else refers to."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < SMALL:
+        return np.empty(shape, dtype)
+    return np.ndarray(shape, dtype, _Loan(size, np.uint8, _block(-(-size // 4096) * 4096)))
+
+
+_own = threading.local()
+
+
+def scratch(size: int) -> int:
+    """The address of ``size`` bytes that belong to the calling thread, at the beginning of a page."""
+    if getattr(_own, "size", -1) < size:
+        _own.memory, _own.size = np.empty(size + 4096, np.uint8), size
+        _own.address = _own.memory.ctypes.data + -_own.memory.ctypes.data % 4096
+    return _own.address
