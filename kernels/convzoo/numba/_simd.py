@@ -70,6 +70,15 @@ def tile_heights(force: int | None = None) -> tuple[int, ...]:
     return (14, 10, 7, 4) if many_registers(force) else (6, 4)
 
 
+def heights_for(pixel: int) -> tuple[int, ...]:
+    """``tile_heights`` for pixels ``pixel`` bytes apart: whole pages apart they all share one set of L1.
+
+    A set has 8 lines or 12; a tile of 14 such pixels would fetch every number of x from L2.
+    """
+    heights = tile_heights()
+    return tuple(U for U in heights if U <= 7) if pixel % 4096 == 0 else heights
+
+
 # --- writing vector code -----------------------------------------------------------------------------
 
 
@@ -132,11 +141,11 @@ class Vectors:
         )  # fmt: skip
         self.b.call(f, [vector, pointer, I32(self.itemsize), mask])
 
-    def prefetch(self, address):
-        """Ask for the cache line at an address, to write it: a hint, which never faults."""
+    def prefetch(self, address, write):
+        """Ask for the cache line at an address, to ``write`` it or to read it: a hint, which never faults."""
         pointer = self._pointer(address, self.number)
         f = self._library("llvm.prefetch.p0", ir.VoidType(), pointer.type, I32, I32, I32)
-        self.b.call(f, [pointer, I32(1), I32(3), I32(1)])
+        self.b.call(f, [pointer, I32(int(write)), I32(3 if write else 2), I32(1)])
 
     def _repeat(self, value, kind):
         vector = ir.VectorType(kind, self.lanes)
@@ -274,7 +283,7 @@ def _channel_tile(
     # lines of y that are in no cache take as long to come as a short sum lasts: ask for them now
     for i in range(V * v.lanes if nchw else U):
         for j in range(1 if nchw else V):
-            v.prefetch(v.add(y, v.times(step, i), j * v.bytes))
+            v.prefetch(v.add(y, v.times(step, i), j * v.bytes), True)
     places = [v.integer(v.add(pixels, 8 * u)) for u in range(min(U, HELD))]
     sums = [v.load(v.add(bias, j * v.bytes)) for j in range(V)] * U
 
@@ -349,12 +358,14 @@ def _pixel_tile(v, U, V, _, x, x_step, w, C, y, y_step, bias, count, channels):
     masks = [None] * (V - 1) + [mask]
     for u in range(U):  # see _channel_tile
         for j in range(V):
-            v.prefetch(v.add(y, v.times(y_step, u), j * v.bytes))
+            v.prefetch(v.add(y, v.times(y_step, u), j * v.bytes), True)
     sums = [s for u in range(U) for s in [v.broadcast(v.add(bias, u * v.itemsize))] * V]
 
     def tap(values):
         x, w, *sums = values
         pixels = [v.load(v.add(x, j * v.bytes), masks[j]) for j in range(V)]
+        for j in range(V):  # the next tile's pixels, which may lie in memory still
+            v.prefetch(v.add(x, (V + j) * v.bytes), False)
         for u in range(U):
             weight = v.broadcast(v.add(w, u * v.itemsize))
             for j in range(V):

@@ -157,7 +157,8 @@ def plan(p: Conv2d) -> Plan:
     if p.stride == (1, 1):
         shape = (p.N, p.P * p.Q, 1) if nchw else (1, p.N * p.P * p.Q, 1)
         by_pixels = nchw and p.P * p.Q >= PLANE
-    heights, width = _simd.tile_heights(), V * lanes
+    pixel = p.stride[1] * (item if nchw else p.C * item)
+    heights, width = _simd.heights_for(pixel), V * lanes
     found = {U: tiling(p, *shape, U, lanes, threads) for U in heights}
     # a smaller tile is another compilation and reads the weights more often: it must be worth it
     U = min(heights, key=lambda U: found[U][0] * (1 if heights[0] == U else 1.03))

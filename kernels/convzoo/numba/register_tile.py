@@ -201,7 +201,7 @@ def plan(p: Conv2d) -> Plan:
     lanes, item, nchw = _simd.lanes(p.dtype), p.itemsize, p.layout == "nchw"
     parallel = p.flops > SERIAL_FLOPS
     threads = config.NUMBA_NUM_THREADS if parallel else 1
-    heights = _simd.tile_heights()
+    heights = _simd.heights_for(p.stride[1] * (item if nchw else p.C * item))
     found = {U: tiling(p, U, lanes, threads) for U in heights}
     # a smaller tile is another compilation and reads the weights more often: it must be worth it
     U = min(heights, key=lambda U: found[U][0] * (1 if heights[0] == U else 1.03))
