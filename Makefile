@@ -5,8 +5,9 @@ VENV    ?= .venv
 PROFILE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo cuda12 || echo cpu)
 READY    = $(VENV)/.ready-$(PROFILE)
 RUN      = $(VENV)/bin/python
+GPUCHECK ?= .venv-gpucheck
 
-.PHONY: compare test test-all lint asv gpu clean
+.PHONY: compare test test-all lint asv gpu gpu-offline gpu-offline-check clean
 
 # Check and time every kernel this machine can run (about two minutes), and write the report.
 compare: $(READY)
@@ -34,6 +35,21 @@ asv: $(READY)
 gpu:
 	PYTHONPATH=kernels:. $(PYTHON) -m benchmarks gpu --out $(or $(OUT),gpu-results)
 
+# Compile every GPU kernel for the GPUs that are not here, and write reports/gpu_code.json and its page.
+gpu-offline: $(GPUCHECK)/.ready
+	$(GPUCHECK)/bin/python -m benchmarks gpu-offline
+
+# The same, changing nothing: is the table as it would be now, does it keep its rules, are breaches seen?
+gpu-offline-check: $(GPUCHECK)/.ready
+	$(GPUCHECK)/bin/python -m benchmarks gpu-offline --check
+	$(GPUCHECK)/bin/python -m pytest -q tests/test_gpu_code.py
+
+$(GPUCHECK)/.ready: pyproject.toml constraints/gpucheck.txt
+	$(PYTHON) -m venv $(GPUCHECK)
+	$(GPUCHECK)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -c constraints/gpucheck.txt -e '.[gpucheck,test]'
+	touch $@
+
 $(READY): pyproject.toml constraints/$(PROFILE).txt
 	@$(PYTHON) -c 'import sys; sys.exit("convzoo needs Python 3.11 or later, got " + sys.version.split()[0] \
 	    + ": make PYTHON=/path/to/python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -43,4 +59,4 @@ $(READY): pyproject.toml constraints/$(PROFILE).txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .asv build reports/out gpu-results
+	rm -rf $(VENV) $(GPUCHECK) .asv build reports/out gpu-results

@@ -130,6 +130,12 @@ def parser() -> Parser:
     p = verb("gpu", "tests, sanitizer and timings on a CUDA machine that reaches no network")
     p.add_argument("--out", metavar="DIR", default="gpu-results", help="default: gpu-results")
     p.add_argument("--budget", type=float, metavar="SECONDS", default=540.0)
+
+    text = "compile every GPU kernel without a GPU; write reports/gpu_code.json and its page"
+    p = verbs.add_parser("gpu-offline", help=text, description=text)
+    p.add_argument(
+        "--check", action="store_true", help="change nothing; exit 1 where they are out of date"
+    )
     return top
 
 
@@ -586,6 +592,20 @@ def gpu(args: argparse.Namespace) -> int:
     return code if code in (FINE, WRONG) else FAILED
 
 
+def gpu_offline(args: argparse.Namespace) -> int:
+    from . import gpu_code
+
+    try:
+        return gpu_code.update(args.check)
+    except ImportError as error:
+        print(
+            f"gpu-offline needs {error.name or error}: pip install -c constraints/gpucheck.txt "
+            "-e '.[gpucheck]', in an environment of its own (make gpu-offline does that)",
+            file=sys.stderr,
+        )
+        return FAILED
+
+
 def selftest(args: argparse.Namespace) -> int:
     from . import selftest as trial
     from . import terminal
@@ -638,7 +658,7 @@ def _null(args: argparse.Namespace) -> int:
 
 VERBS = {
     "list": list_kernels, "check": check, "compare": compare, "cost": cost, "explain": explain, "doctor": doctor,
-    "machine": machine, "export": export, "gpu": gpu, "selftest": selftest,
+    "machine": machine, "export": export, "gpu": gpu, "gpu-offline": gpu_offline, "selftest": selftest,
     "regress": regress, "history": history,
 }  # fmt: skip
 

@@ -339,8 +339,10 @@ def _each(ask: Callable[[], Any]) -> int:
 
 # What decides: arithmetic, loads by width, copies that pass the registers by, spills, barriers
 _SASS = {
-    "ffma": r"FFMA", "dfma": r"DFMA", "mma": r"[HDI]G?MMA", "ldg_128": r"LDG\.\S*128", "ldg": r"LDG\b",
-    "lds_128": r"LDS\.\S*128", "lds": r"LDS\b", "ldgsts": r"LDGSTS", "spills": r"(?:LDL|STL)", "bar": r"BAR",
+    "ffma": r"FFMA", "dfma": r"DFMA", "mma": r"[HDI]G?MMA", "hgmma": r"HGMMA",
+    "ldg_128": r"LDG\.\S*128", "ldg": r"LDG\b", "lds_128": r"LDS\.\S*128", "lds_64": r"LDS\.\S*64",
+    "lds": r"LDS\b", "ldsm": r"LDSM", "sts_128": r"STS\.\S*128", "sts": r"STS\b",
+    "ldgsts_128": r"LDGSTS\.\S*128", "ldgsts": r"LDGSTS", "spills": r"(?:LDL|STL)", "bar": r"BAR",
 }  # fmt: skip
 _SASS_LINE = re.compile(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)")
 
@@ -351,7 +353,7 @@ def read_sass(text: str) -> Facts:
     found: Facts = {
         name: sum(bool(re.match(pattern, code)) for code in codes) for name, pattern in _SASS.items()
     }
-    return found | {"sass_hash": _hash(codes)}
+    return found | {"instructions": len(codes), "sass_hash": _hash(codes)}
 
 
 def _cupy(kernel: Any, plan: Any, problem: Any, call: Any) -> Facts:

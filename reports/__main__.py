@@ -1,4 +1,4 @@
-"""``python -m reports``: decompose, import, pick, readme, render.
+"""``python -m reports``: decompose, gpu-code, import, pick, readme, render.
 
 Exit codes: 0 fine; 1 a mismatch (the layer is too far from torch, the README is out of date, or a file
 was refused); 2 something is missing here; 3 wrong usage, or a file that cannot be used.
@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 FINE, MISMATCH, MISSING, USAGE = 0, 1, 2, 3
 ROOM = Path(__file__).resolve().parent
 GUARANTEES = ("elementwise", "normwise", "tf32", "half")
+
+GPU_TABLE = ROOM / "gpu_code.json"
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,6 +85,11 @@ def parser() -> Parser:
         "--records", type=Path, metavar="DIR", default=ROOM / "records", help="default: reports/records"
     )
     p.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+    text = "write the page on GPU code, gpu_code.md, beside its table"
+    p = verbs.add_parser("gpu-code", help=text, description=text)
+    p.add_argument("table", nargs="?", type=Path, metavar="gpu_code.json", default=GPU_TABLE)
+    p.add_argument("--check", action="store_true", help="change nothing; exit 1 if it is out of date")
     return top
 
 
@@ -168,7 +175,29 @@ def emit(schema: str, document: dict[str, Any]) -> None:
     print(json.dumps({"schema": f"convzoo.{schema}/1", **document}, indent=1, allow_nan=False))
 
 
-VERBS = {"decompose": decompose, "render": render, "readme": readme, "import": import_, "pick": pick}
+def gpu_code(args: argparse.Namespace) -> int:
+    from .gpu_code import load, page
+
+    file, text = args.table.with_suffix(".md"), page(load(args.table))
+    if file.exists() and file.read_text(encoding="utf-8") == text:
+        print(f"{file} is up to date")
+        return FINE
+    if args.check:
+        print(f"{file} is out of date; to write it: python -m reports gpu-code", file=sys.stderr)
+        return MISMATCH
+    file.write_text(text, encoding="utf-8")
+    print(f"{file} written")
+    return FINE
+
+
+VERBS = {
+    "decompose": decompose,
+    "render": render,
+    "readme": readme,
+    "import": import_,
+    "pick": pick,
+    "gpu-code": gpu_code,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -262,8 +262,9 @@ def test_sass_is_counted():
     found = read_sass(SASS)
     assert found.pop("sass_hash") != read_sass(SASS.replace("FFMA", "FADD"))["sass_hash"]
     assert found == {
-        "ffma": 1, "dfma": 0, "mma": 1, "ldg_128": 1, "ldg": 1, "lds_128": 1, "lds": 1, "ldgsts": 1,
-        "spills": 1, "bar": 1,
+        "ffma": 1, "dfma": 0, "mma": 1, "hgmma": 0, "ldg_128": 1, "ldg": 1, "lds_128": 1, "lds_64": 0,
+        "lds": 1, "ldsm": 0, "sts_128": 0, "sts": 0, "ldgsts_128": 1, "ldgsts": 1, "spills": 1, "bar": 1,
+        "instructions": 8,
     }  # fmt: skip
 
 
