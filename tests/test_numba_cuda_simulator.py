@@ -55,11 +55,9 @@ def axes(size: int | tuple[int, ...]) -> tuple[int, int, int]:
     return (*sizes, 1, 1)[:3]
 
 
-def geometry(name: str):
-    function = getattr(find(name).module(), "geometry", None)
-    if function is None:
-        pytest.skip(f"{name} does not say its launch geometry: it has no function geometry(p)")
-    return function
+def launches(name: str, p: Conv2d) -> tuple:
+    """All that one call of a kernel launches, laid out without a GPU."""
+    return find(name).module().launches(p)
 
 
 @pytest.mark.parametrize("problem", LARGE)
@@ -67,17 +65,19 @@ def geometry(name: str):
 def test_large_launches_stay_within_the_limits_of_cuda(name, problem):
     p = Conv2d.parse(LARGE[problem])
     try:
-        grid, block = geometry(name)(p)
+        laid_out = launches(name, p)
     except Unsupported as reason:
         assert re.search(r"\d", str(reason)), "a refusal must carry numbers"
         assert name not in SPINE, f"{name} should do {p}: {reason}"
         return
-    (x, y, z), (columns, rows, deep) = axes(grid), axes(block)
-    assert 0 < x < 2**31
-    assert 0 < y <= 65535
-    assert 0 < z <= 65535
-    assert 0 < columns * rows * deep <= 1024
-    assert deep <= 64
+    assert laid_out
+    for launch in laid_out:
+        (x, y, z), (columns, rows, deep) = axes(launch.grid), axes(launch.block)
+        assert 0 < x < 2**31
+        assert 0 < y <= 65535
+        assert 0 < z <= 65535
+        assert 0 < columns * rows * deep <= 1024
+        assert deep <= 64
 
 
 @pytest.mark.parametrize(
@@ -118,11 +118,15 @@ def test_shared_tile_shrinks_until_it_fits_or_says_what_is_missing():
 # Compilation to PTX needs NVVM, not a GPU.
 
 
-def ptx(module, p: Conv2d, capability: tuple[int, int]) -> str:
+SIGNED_INDEX = re.compile(r"setp\.lt\.s64\s+%p\d+, %rd\d+, 0;")  # does it count from the end?
+
+
+def ptx(launch, capability: tuple[int, int]) -> str:
     from numba import cuda
 
+    bounds = {} if cuda.implementation == "Built-in" else {"launch_bounds": launch.bounds}
     code, _ = cuda.compile(
-        module.build(p), module.signature(p), device=False, abi="numba", cc=capability, output="ptx"
+        launch.body, launch.signature, device=False, abi="numba", cc=capability, output="ptx", **bounds
     )
     return code
 
@@ -132,7 +136,7 @@ def why_not_compile() -> str | None:
     if SIMULATED:
         return "needs the real numba.cuda: NUMBA_ENABLE_CUDASIM is set"
     try:
-        ptx(find(SPINE[0]).module(), Conv2d.parse("n1c1h1w1k1r1s1"), (8, 0))
+        ptx(launches(SPINE[0], Conv2d.parse("n1c1h1w1k1r1s1"))[0], (8, 0))
     except Exception as error:
         first = (str(error).splitlines() or ["?"])[0]
         return f"needs NVVM, from the CUDA toolkit or pip install 'convzoo[cuda12]' ({first})"
@@ -144,13 +148,20 @@ def why_not_compile() -> str | None:
 def test_compiled_code_is_what_the_docstrings_say(name, text):
     if reason := why_not_compile():
         pytest.skip(reason)
-    module, p = find(name).module(), Conv2d.parse(text)
-    if not (hasattr(module, "build") and hasattr(module, "signature")):
-        pytest.skip(f"{name} cannot be compiled apart: it has no functions build(p) and signature(p)")
+    from numba import cuda
+
+    if name not in SPINE and getattr(cuda, "implementation", "") == "Built-in":
+        pytest.skip(f"{name} needs the package numba-cuda: pip install 'convzoo[cuda12]'")
+    p = Conv2d.parse(text)
+    try:
+        laid_out = launches(name, p)
+    except Unsupported as reason:
+        pytest.skip(f"{name} {reason}")
     for capability in ((8, 0), (9, 0)):
-        code = ptx(module, p, capability)
+        codes = {launch.name: ptx(launch, capability) for launch in laid_out}
+        code = codes["convolve"]
         assert f"fma.rn.{'f32' if p.dtype == 'float32' else 'f64'}" in code
-        assert not re.search(r"\b(ld|st)\.local", code), "sums must stay in registers"
-        if name in SPINE:
+        for code in codes.values():
+            assert not re.search(r"\b(ld|st)\.local", code), "sums must stay in registers"
             assert not re.search(r"\b(div|rem)\.[su]", code), "divisors must be constants"
-            assert "setp.lt.s64" not in code, "a signed index is compared with 0 at every access"
+            assert not SIGNED_INDEX.search(code), "a signed index is compared with 0 at every access"

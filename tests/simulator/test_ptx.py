@@ -19,12 +19,13 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
 from numba import cuda, float32
 
 from convzoo.numba_cuda import _ptx
+from convzoo.numba_cuda._launch import Launch
 
 VALUES = np.arange(1, 17, dtype=np.float32)
 
 
 def launch(body, *arrays) -> None:
-    _ptx.compiled(body, "void()", 1)[1, 1](*arrays)
+    Launch("test", body, "void()", 1, 1).compiled()[1, 1](*arrays)
 
 
 def test_four_values_are_read_and_written_at_once():

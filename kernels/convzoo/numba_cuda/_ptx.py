@@ -14,39 +14,19 @@ global or shared; ``i`` counts values, not bytes.
 ones with ``alignment=16``; what CUDA allocates does. ``to`` is shared, ``of`` global. A landed copy is seen
 by the thread that made it; the others see it after a barrier. Where ``valid`` is false nothing is read.
 
-``compiled`` turns a Python function into a kernel.
-
 In Numba's simulator plain Python stands in, chosen at the end of this file. There a copy spoils its target at
 once, with NaN, and lands at its wait and no earlier, so that whoever reads without waiting is found out.
 """
 
-import os
-import sys
 import threading
 
 import numpy as np
-from numba import cuda, types
+from numba import types
 from numba.core import cgutils
 
-from convzoo.plan import Unsupported
+from ._launch import SIMULATED
 
 ir = cgutils.ir
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
-
-
-def compiled(body, signature: str, threads: int, blocks: int = 1):
-    """``body`` as a kernel, compiled now, so that ``blocks`` blocks of ``threads`` fit on a multiprocessor.
-
-    More blocks leave fewer registers to a thread.
-    """
-    if SIMULATED:
-        return cuda.jit(signature)(body)
-    if getattr(cuda, "implementation", "") == "Built-in":
-        raise Unsupported(
-            "needs the package numba-cuda, not the numba.cuda inside numba: pip install 'convzoo[cuda12]'"
-        )
-    return cuda.jit(signature, launch_bounds=(threads, blocks))(body)
-
 
 # Each instruction is written here as code that makes LLVM's: Numba calls it with the types of the arguments
 # and gets the signature and a function that writes the code.
@@ -182,17 +162,7 @@ def _copies():
     return thread.copies
 
 
-def _shared_array_simulated(self, shape, dtype, alignment=None):
-    """The simulator's own, which knows no alignment: one array for each line that asks for one."""
-    caller = sys._getframe(1)
-    where = (caller.f_code.co_filename, caller.f_lineno)
-    return self._allocations.setdefault(where, np.empty(shape, getattr(dtype, "name", dtype)))
-
-
 if SIMULATED:
-    from numba.cuda.simulator.kernelapi import FakeCUDAShared
-
-    FakeCUDAShared.array = _shared_array_simulated
     load4, store4 = _load4_simulated, _store4_simulated
     copy1_async, copy4_async = _copy1_async_simulated, _copy4_async_simulated
     commit, wait_for_all_but = _commit_simulated, _wait_for_all_but_simulated

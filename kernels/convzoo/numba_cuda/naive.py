@@ -20,8 +20,9 @@ from numba import cuda, uint32, uint64
 from convzoo.plan import Plan, Unsupported
 from convzoo.problem import Conv2d
 
+from ._launch import MOST_BLOCKS, Launch
+
 THREADS = 128
-MOST_BLOCKS = 2**31 - 1  # along x of a grid
 
 
 def geometry(p: Conv2d) -> tuple[int, int]:
@@ -77,10 +78,15 @@ def signature(p: Conv2d) -> str:
     return f"void({array}, {array}, {p.dtype}[::1], {array})"
 
 
+def launches(p: Conv2d) -> tuple[Launch, ...]:
+    grid, block = geometry(p)
+    return (Launch("convolve", build(p), signature(p), grid, block),)
+
+
 def plan(p: Conv2d) -> Plan:
-    grid = geometry(p)
-    body = cuda.jit(signature(p))(build(p))  # a signature: compiled now, not at the first call
-    launch = body[grid]
+    (convolve,) = launches(p)
+    body = convolve.compiled()
+    launch = body[convolve.grid, convolve.block]
     dtype = np.dtype(p.dtype)
     # only ever read, so that all calls share it
     no_bias = None if p.bias else cuda.to_device(np.zeros(p.K, dtype))

@@ -28,7 +28,8 @@ from numba import cuda, float32, float64, uint32
 from convzoo.plan import Plan, Unsupported
 from convzoo.problem import Conv2d
 
-MOST_BLOCKS = 2**31 - 1  # along x of a grid
+from ._launch import MOST_BLOCKS, Launch
+
 SHARED = 48 * 1024  # bytes that a block may declare
 ROOMY = 16 * 1024  # more channels at once wait less often, but fewer blocks fit on a multiprocessor
 LOAD = 12  # to bring one element to shared memory costs about as much as 12 products (counted in SASS)
@@ -164,10 +165,15 @@ def signature(p: Conv2d) -> str:
     return f"void({array}, {array}, {p.dtype}[::1], {array})"
 
 
+def launches(p: Conv2d) -> tuple[Launch, ...]:
+    grid, block = geometry(p)
+    return (Launch("convolve", build(p), signature(p), grid, block),)
+
+
 def plan(p: Conv2d) -> Plan:
-    grid = geometry(p)
-    body = cuda.jit(signature(p))(build(p))  # a signature: compiled now, not at the first call
-    launch = body[grid]
+    (convolve,) = launches(p)
+    body = convolve.compiled()
+    launch = body[convolve.grid, convolve.block]
     dtype = np.dtype(p.dtype)
     # only ever read, so that all calls share it
     no_bias = None if p.bias else cuda.to_device(np.zeros(p.K, dtype))
