@@ -109,7 +109,7 @@ class Module:
         if emulator.sanitizer:
             text += f'#define KERNELS {table}\n#include "program.h"\n'
         flags = SANITIZERS[emulator.sanitizer] if emulator.sanitizer else ("-shared", "-fPIC")
-        options = tuple(option for option in options if not option.startswith("-std"))
+        options = tuple(option for option in options if not option.startswith(("-std", "-arch")))
         key = hashlib.sha256(repr((text, options, flags)).encode()).hexdigest()[:24]
         self.file = emulator.folder / key
         if not self.file.exists():

@@ -175,6 +175,7 @@ T max(T a, T b)
 namespace cuda_on_cpu {
 
 inline char *dynamic_shared;  // of the block that runs
+inline std::size_t dynamic_shared_bytes;
 
 
 struct Launch {
@@ -211,6 +212,7 @@ inline const char *run_all(const Launch &launch, void (*kernel)(void *), void *a
     if (launch.shared_bytes && posix_memalign(&memory, 1024, launch.shared_bytes))
         return "no memory for dynamic shared memory";
     dynamic_shared = static_cast<char *>(memory);
+    dynamic_shared_bytes = launch.shared_bytes;
     for (unsigned z = 0; z < launch.grid[2] && !*block.error; ++z)
         for (unsigned y = 0; y < launch.grid[1] && !*block.error; ++y)
             for (unsigned x = launch.first_block; x < launch.grid[0] && !*block.error; ++x) {

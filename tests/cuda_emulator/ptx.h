@@ -37,6 +37,9 @@ struct Copies {
 };
 inline Copies copies[MOST_THREADS];
 
+// Told of every copy when it starts and when it has landed (wgmma.h listens).
+inline void (*watch_copies)(const Copy &, bool landed) = nullptr;
+
 inline Copies &my_copies()
 {
     Copies &mine = copies[block.running];
@@ -53,6 +56,8 @@ void start_copy(void *to, const void *from, bool valid)
     check_aligned(to, BYTES, problem);
     check_aligned(from, BYTES, problem);
     std::memset(to, 0xff, BYTES);
+    if (watch_copies)
+        watch_copies({to, from, BYTES}, false);
     my_copies().groups.back().push_back({to, valid ? from : nullptr, BYTES});
 }
 
@@ -60,11 +65,14 @@ inline void land_all_but(std::size_t groups)
 {
     auto &mine = my_copies().groups;
     while (mine.size() > groups + 1) {
-        for (const Copy &c : mine.front())
+        for (const Copy &c : mine.front()) {
             if (c.from)
                 std::memcpy(c.to, c.from, c.bytes);
             else
                 std::memset(c.to, 0, c.bytes);
+            if (watch_copies)
+                watch_copies(c, true);
+        }
         mine.erase(mine.begin());
     }
 }
