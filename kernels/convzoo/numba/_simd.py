@@ -9,6 +9,8 @@ Routines channel_tile   U pixels x V vectors of output channels: a pixel's x is 
          pack_panel     U rows of L taps of w, turned into L rows of U output channels
          placed_tile    U output channels x V vectors of pixels that lie anywhere, over a table of taps
          copy_every     copy_lines for every U-th number of x
+         plane_rows     depthwise: planes of y, V rows at a time, from planes of x with a filter of U x U
+         pixel_channels depthwise: U pixels, one vector of channels after the other
 Use      ``entry(routine, itemsize, lanes, U, V, flag)`` compiles one and gives its address, an int64.
          Compiled code of any dtype calls it with ``call(address, ...)``; all arguments are int64 and
          addresses, strides and offsets are in bytes. A routine knows no problem: strides and counts are
@@ -160,6 +162,34 @@ class Vectors:
         """The number at an address in every lane."""
         value = self.b.load(self._pointer(address, self.number), align=self.itemsize)
         return self._repeat(value, self.number)
+
+    def broadcast_again(self, address):
+        """``broadcast`` in its place: LLVM does not move it out of a loop that has no register for it."""
+        whole = {4: I32, 8: I64}[self.itemsize]
+        value = self.b.load_atomic(self._pointer(address, whole), "monotonic", self.itemsize)
+        return self._repeat(self.b.bitcast(value, self.number), self.number)
+
+    def bits(self, address):
+        """Mask whose lanes are the lowest bits of the int64 at an address."""
+        kind = ir.IntType(self.lanes)
+        value = self.b.trunc(self.integer(address), kind)
+        return self.b.bitcast(value, ir.VectorType(I1, self.lanes))
+
+    def every(self, vectors, first):
+        """Every n-th number of n vectors side by side, from number ``first`` on."""
+        n, L = len(vectors), self.lanes
+        found = vectors[0]
+        for i in range(1, n):  # lane l wants number l*n + first; what lies before vector i is in place
+            wanted = [l * n + first for l in range(L)]
+            found = self._shuffle(
+                found,
+                vectors[i],
+                [
+                    (w if i == 1 else l) if w < i * L else L + min(w - i * L, L - 1)
+                    for l, w in enumerate(wanted)
+                ],
+            )
+        return found
 
     def fma(self, a, b, c):
         """a*b + c, rounded once where the CPU can (without the instruction LLVM would call a function)."""
@@ -535,18 +565,7 @@ def _copy_every(v, U, _V, _, target, source, lines, target_step, source_step, wi
         parts = [
             v.load(v.add(at, i * v.bytes), v.between(v.add(start, -i * L), reach)) for i in range(U)
         ]
-        found = parts[0]
-        # lane l wants number l*U of all parts; what lies before part i is in place
-        for i in range(1, U):
-            found = v._shuffle(
-                found,
-                parts[i],
-                [
-                    (l * U if i == 1 else l) if l * U < i * L else L + min(l * U - i * L, L - 1)
-                    for l in range(L)
-                ],
-            )
-        v.store(found, to)
+        v.store(v.every(parts, 0), to)
         return [v.add(to, v.bytes), v.add(at, U * v.bytes), v.add(ahead, -L)]
 
     def line(values):
@@ -563,10 +582,131 @@ def _copy_every(v, U, _V, _, target, source, lines, target_step, source_step, wi
     b.position_at_end(end)
 
 
+def _plane_rows(
+    v, U, V, stride, x, w, y, planes, first, tiles, x_plane, y_plane, H, pitch, P, y_row, top, zeros, left,
+    columns, masks,
+):  # fmt: skip
+    """Tiles of V rows of y of ``planes`` planes that follow each other, under filters of U x U taps.
+
+    The weights of a plane are its bias and U*U taps. Rows of x outside of it are read from ``zeros``. For
+    each vector of columns ``masks`` holds the lanes that lie in x, for every load, and those in y. The
+    tiles from ``first`` on are computed; the last of a plane moves back over its neighbour.
+    """
+    b, L, rows = v.b, v.lanes, (V - 1) * stride + U
+    hoist = U * U + V + 4 <= (32 if v.bytes == 64 or many_registers() else 16)
+    groups = -(-U // stride)  # of ``stride`` loads, which make as many vectors of columns
+
+    def weight(w, r, s):
+        address = v.add(w, (1 + r * U + s) * v.itemsize)
+        return v.broadcast(address) if hoist else v.broadcast_again(address)
+
+    def plane(values):
+        x, w, y = values
+
+        def tile(values):
+            [i] = values
+            p = v.times(i, V)
+            last = v.add(P, -V)
+            p = b.select(b.icmp_signed("<", p, last), p, last)
+            p = b.select(b.icmp_signed(">", p, I64(0)), p, I64(0))
+            h = b.sub(v.times(p, stride), top)
+            lines = []
+            for line in range(rows):
+                here = v.add(h, line)
+                inside = b.icmp_unsigned("<", here, H)
+                address = b.select(inside, v.add(x, v.times(here, pitch)), zeros)
+                lines.append(b.sub(address, left))
+            to = v.add(y, v.times(p, y_row))
+
+            def column(values):
+                at, to, masks = values
+                sums = [v.broadcast(w)] * V
+                for g in range(groups):
+                    lanes = [v.bits(v.add(masks, 8 * (g * stride + i))) for i in range(stride)]
+                    taps = range(g * stride, min(U, (g + 1) * stride))
+                    weights = [[weight(w, r, s) for s in taps] for r in range(U)]
+                    for i, line in enumerate(lines):
+                        place = v.add(line, at)
+                        loads = [
+                            v.load(v.add(place, g * stride * v.itemsize, j * v.bytes), lanes[j])
+                            for j in range(stride)
+                        ]
+                        for s in range(len(taps)):
+                            pixels = v.every(loads, s)
+                            for r in range(U):
+                                u, rest = divmod(i - r, stride)
+                                if rest == 0 and 0 <= u < V:
+                                    sums[u] = v.fma(pixels, weights[r][s], sums[u])
+                mask, end = v.bits(v.add(masks, 8 * groups * stride)), b.append_basic_block()
+                row = to
+                for u in range(V):
+                    v.leave_unless(P, u, end)
+                    v.store(sums[u], row, mask)
+                    row = v.add(row, y_row)
+                b.branch(end)
+                b.position_at_end(end)
+                return [
+                    v.add(at, stride * v.bytes),
+                    v.add(to, v.bytes),
+                    v.add(masks, 8 * (groups * stride + 1)),
+                ]
+
+            v.loop(columns, [I64(0), to, masks], column)
+            return [v.add(i, 1)]
+
+        v.loop(tiles, [first], tile)
+        return [v.add(x, x_plane), v.add(w, (1 + U * U) * v.itemsize), v.add(y, y_plane)]
+
+    v.loop(planes, [x, w, y], plane)
+
+
+def _pixel_channels(
+    v, U, _V, _, x, pixel, A, outer, B, inner, w, start, skip, taps, y, step, count, vectors, channels
+):
+    """Sums of U pixels for one vector of channels after the other: taps A x B of x, ``outer`` and ``inner``
+    apart. The weights of a vector of channels are its bias and ``taps`` vectors, the first of
+    which is ``start`` bytes on and ``skip`` bytes lie between those of a and a + 1. Only the first ``count`` pixels are stored, ``step`` apart.
+    """
+    width = v.times(v.add(taps, 1), v.bytes)
+
+    def vector(values):
+        x, w, y, channels = values
+        mask = v.first(channels)
+        sums = [v.load(w)] * U
+
+        def row(values):
+            start, at, *sums = values
+
+            def tap(values):
+                here, at, *sums = values
+                weights = v.load(at)
+                for u in range(U):
+                    sums[u] = v.fma(v.load(here, mask), weights, sums[u])
+                    here = v.add(here, pixel)
+                return [v.add(values[0], inner), v.add(at, v.bytes), *sums]
+
+            _, at, *sums = v.loop(B, [start, at, *sums], tap)
+            return [v.add(start, outer), v.add(at, skip), *sums]
+
+        _, _, *sums = v.loop_if_any(A, [x, v.add(w, start), *sums], row)
+        end, to = v.b.append_basic_block(), y
+        for u in range(U):
+            v.leave_unless(count, u, end)
+            v.store(sums[u], to, mask)
+            to = v.add(to, step)
+        v.b.branch(end)
+        v.b.position_at_end(end)
+        return [v.add(x, v.bytes), v.add(w, width), v.add(y, v.bytes), v.add(channels, -v.lanes)]
+
+    v.loop(vectors, [x, w, y, channels], vector)
+
+
 _ROUTINES = (
-    _channel_tile, _pixel_tile, _copy_lines, _pack_panel, _placed_tile, _copy_every,
+    _channel_tile, _pixel_tile, _copy_lines, _pack_panel, _placed_tile, _copy_every, _plane_rows,
+    _pixel_channels,
 )  # fmt: skip
 CHANNEL_TILE, PIXEL_TILE, COPY_LINES, PACK_PANEL, PLACED_TILE, COPY_EVERY = range(6)
+PLANE_ROWS, PIXEL_CHANNELS = 6, 7
 
 
 # --- compiling and calling them ----------------------------------------------------------------------
