@@ -592,8 +592,8 @@ def _plane_rows(
     each vector of columns ``masks`` holds the lanes that lie in x, for every load, and those in y. The
     tiles from ``first`` on are computed; the last of a plane moves back over its neighbour.
     """
-    b, L, rows = v.b, v.lanes, (V - 1) * stride + U
-    hoist = U * U + V + 4 <= (32 if v.bytes == 64 or many_registers() else 16)
+    b, rows, needed = v.b, (V - 1) * stride + U, U * U + V + 4
+    hoist = needed <= (32 if many_registers() else 16)  # else each tap loads its weights again
     groups = -(-U // stride)  # of ``stride`` loads, which make as many vectors of columns
 
     def weight(w, r, s):
@@ -663,9 +663,11 @@ def _plane_rows(
 def _pixel_channels(
     v, U, _V, _, x, pixel, A, outer, B, inner, w, start, skip, taps, y, step, count, vectors, channels
 ):
-    """Sums of U pixels for one vector of channels after the other: taps A x B of x, ``outer`` and ``inner``
-    apart. The weights of a vector of channels are its bias and ``taps`` vectors, the first of
-    which is ``start`` bytes on and ``skip`` bytes lie between those of a and a + 1. Only the first ``count`` pixels are stored, ``step`` apart.
+    """Sums of U pixels for one vector of channels after the other, taps A x B of x.
+
+    The weights of a vector of channels are its bias and ``taps`` vectors: the first to be used lies
+    ``start`` bytes on, and ``skip`` bytes are left out after each a. ``pixel``, ``outer`` and ``inner``
+    are from pixel to pixel and from tap to tap of x. Only the first ``count`` pixels are stored.
     """
     width = v.times(v.add(taps, 1), v.bytes)
 
