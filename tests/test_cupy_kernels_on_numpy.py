@@ -7,17 +7,23 @@ their files, so a new one is tested without a change here.
 from __future__ import annotations
 
 import dataclasses
+import sys
+import tracemalloc
+from types import ModuleType
 
+import numpy as np
 import pytest
 
 from convzoo import Conv2d, names
 from convzoo.backends import BACKENDS
 from convzoo.catalog import find
-from convzoo.reference import examine
+from convzoo.reference import examine, inputs
 
 SOURCES = {name: find(name).path.read_text(encoding="utf-8") for name in names("cupy/*")}
 ARRAY_KERNELS = [name for name, source in SOURCES.items() if "get_array_module" in source]
 LIMITS = (
+    "PRODUCT_BYTES",
+    "IMAGE_BYTES",
     "PATCH_BYTES",
     "BLOCK_BYTES",
 )  # what a kernel may call the memory that it cuts its work to fit
@@ -63,6 +69,13 @@ def test_is_right(kernel, p):
     expect_right(kernel, p)
 
 
+@pytest.mark.parametrize("name", ["cupy/im2col"])
+@problems
+def test_planes_that_count_as_wide(kernel, p, monkeypatch):
+    monkeypatch.setattr(kernel.module(), "WIDE", 1)
+    expect_right(kernel, p)
+
+
 @pytest.mark.parametrize("name", CUTTING)
 @problems
 def test_is_right_in_small_pieces(kernel, p, monkeypatch):
@@ -75,6 +88,69 @@ def test_is_right_in_small_pieces(kernel, p, monkeypatch):
         expect_right(kernel, p)
 
 
+WORKSPACES = (
+    "n2c16h40w40k24r3s3-p1",
+    "n4c16h20w20k24r3s3-p1-nhwc",
+    "n2c16h41w40k24r3s3-st2-g2",
+    "n3c32h33w33k16r1s1",
+)
+
+
+@pytest.mark.parametrize("text", WORKSPACES)
+@pytest.mark.parametrize("name", ["cupy/shifted", "cupy/im2col"])
+def test_workspace_is_what_a_call_allocates(kernel, text):
+    """NumPy's allocations are CuPy's here; in shift_gemm and fft NumPy needs some that CuPy does not."""
+    p = Conv2d.parse(text)
+    x, w, b = inputs(p, 0)
+    plan = kernel.plan(p)
+    weights = plan.pack(w, b)
+    plan.run(x, weights)
+    tracemalloc.start()
+    y = plan.run(x, weights)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    small = 60_000 + plan.workspace // 20  # buffers of NumPy's loops, and Python's own objects
+    assert plan.workspace - small <= peak - y.nbytes <= plan.workspace + small
+
+
+@pytest.fixture
+def cublas(monkeypatch):
+    """A module cupy.cublas whose gemm works on NumPy arrays, and takes only what needs no copy."""
+    cupy = pytest.importorskip("cupy", reason="needs CuPy, which imports without a GPU")
+    calls = []
+
+    def gemm(transa, transb, a, b, out, alpha=1.0, beta=0.0):
+        assert (transa, transb) == ("N", "N")
+        assert a.flags.c_contiguous and b.flags.c_contiguous and out.flags.c_contiguous
+        calls.append(a.shape)
+        out[...] = alpha * (a @ b) + beta * out
+
+    fake = ModuleType("cupy.cublas")
+    fake.gemm = gemm
+    monkeypatch.setitem(sys.modules, "cupy.cublas", fake)
+    monkeypatch.setattr(cupy, "cublas", fake, raising=False)
+    fake.calls = calls
+    return fake
+
+
+@pytest.mark.parametrize("name", ["cupy/shift_gemm"])
+@problems
+def test_shift_gemm_through_cublas(kernel, p, cublas, monkeypatch):
+    """As on a GPU: cuBLAS adds into y, R*S*G times for all images together."""
+
+    class LikeCupy:
+        def __getattr__(self, name):
+            return getattr(np, name)
+
+        def get_array_module(self, *_):
+            return self
+
+    monkeypatch.setattr(kernel.module(), "cupy", LikeCupy())
+    expect_right(kernel, p)
+    assert len(cublas.calls) == 2 * 4 * p.R * p.S * p.groups  # two seeds, four runs each
+
+
 def test_there_are_array_kernels():
-    assert {"cupy/shifted", "cupy/im2col", "cupy/fft"} <= set(ARRAY_KERNELS)
-    assert {"cupy/im2col", "cupy/fft"} <= set(CUTTING)
+    every = {"cupy/shifted", "cupy/im2col", "cupy/shift_gemm", "cupy/fft"}
+    assert every <= set(ARRAY_KERNELS)
+    assert every <= set(CUTTING)

@@ -15,7 +15,7 @@ Limits   every output of stride 1 is computed, a stride then picks some; a dilat
          small outputs beside large ones lose digits: the error follows the norm of the whole plane
          (hence normwise, not elementwise); refuses filters whose spectra exceed SPECTRA_BYTES
          few images make the products matrix times vector, bound by reading the spectra of the filters
-         refuses planes of 2**31 pixels or more in one batch, which cuFFT's plans count in 32 bits
+         images go together as they fit IMAGE_BYTES and 2**31 pixels, which cuFFT's plans count in 32 bits
 Source   own; Mathieu, Henaff and LeCun, Fast Training of Convolutional Networks through FFTs,
          arXiv:1312.5851
 """
@@ -29,6 +29,7 @@ ALGORITHM = "fft"
 ACCURACY = "normwise"
 SPECTRA_BYTES = 2**31  # a spectrum is as large as the image, whatever the size of its filter
 BLOCK_BYTES = 2**28  # filters that pack transforms at once
+IMAGE_BYTES = 2**30  # what run allocates for the images that go together
 
 
 def good_size(n: int) -> int:
@@ -55,8 +56,11 @@ def plan(p: Conv2d) -> Plan:
     if spectra_bytes > SPECTRA_BYTES:
         needs = f"{SPECTRA_BYTES / 2**30:g} GiB, got {spectra_bytes / 2**30:.1f} GiB"
         raise Unsupported(f"needs the spectra of all filters to fit {needs}")
-    if N * max(C, K) * high * wide >= 2**31:
-        raise Unsupported("needs fewer than 2**31 padded pixels in all, the limit of a cuFFT plan")
+    # On the way there: image, spectrum, a copy. On the way back: product, two copies. cuFFT's own area.
+    one_image = complex_bytes * F * max(4 * C, C + 4 * K)
+    images = max(1, min(N, IMAGE_BYTES // one_image, (2**31 - 1) // (max(C, K) * high * wide)))
+    if max(C, K) * high * wide >= 2**31:
+        raise Unsupported("needs fewer than 2**31 padded pixels in an image, the limit of a cuFFT plan")
     block = max(1, BLOCK_BYTES // (complex_bytes * F * inputs))
 
     def pack(w, b):
@@ -70,22 +74,27 @@ def plan(p: Conv2d) -> Plan:
             spectra[:, k : k + block] = found.reshape(len(some), inputs, F).transpose(2, 0, 1)
         return spectra.reshape(F, G, outputs, inputs), None if b is None else b.copy()
 
+    def convolve(xp, x, spectra):
+        """[n,K,P,Q] as a view, for some images."""
+        image = xp.zeros((len(x), C, *p.padded), x.dtype)
+        image[:, :, top : top + p.H, left : left + p.W] = x
+        x = xp.fft.rfft2(image, s=size, axes=(2, 3)).reshape(-1, C, F)
+        x = xp.ascontiguousarray(x.transpose(2, 1, 0)).reshape(F, G, inputs, -1)
+        y = (spectra @ x).reshape(F, K, -1).transpose(2, 1, 0).reshape(-1, K, high, half)
+        y = xp.fft.irfft2(y, s=size, axes=(2, 3))
+        p_end, q_end = (p.P - 1) * p.stride[0] + 1, (p.Q - 1) * p.stride[1] + 1
+        return y[:, :, : p_end : p.stride[0], : q_end : p.stride[1]]
+
     def run(x, weights):
         xp = cupy.get_array_module(x)
         spectra, b = weights
-        image = xp.zeros((N, C, *p.padded), x.dtype)
-        if p.layout == "nhwc":
-            x = x.transpose(0, 3, 1, 2)
-        image[:, :, top : top + p.H, left : left + p.W] = x
-        x = xp.fft.rfft2(image, s=size, axes=(2, 3)).reshape(N, C, F)
-        x = xp.ascontiguousarray(x.transpose(2, 1, 0)).reshape(F, G, inputs, N)
-        y = (spectra @ x).reshape(F, K, N).transpose(2, 1, 0).reshape(N, K, high, half)
-        y = xp.fft.irfft2(y, s=size, axes=(2, 3))
-        p_end, q_end = (p.P - 1) * p.stride[0] + 1, (p.Q - 1) * p.stride[1] + 1
-        y = y[:, :, : p_end : p.stride[0], : q_end : p.stride[1]]
-        if b is not None:
-            y = y + b[:, None, None]
-        return xp.ascontiguousarray(y.transpose(0, 2, 3, 1) if p.layout == "nhwc" else y)
+        y = xp.empty(p.y_shape, x.dtype)
+        planes = y.transpose(0, 3, 1, 2) if p.layout == "nhwc" else y
+        x = x.transpose(0, 3, 1, 2) if p.layout == "nhwc" else x
+        bias = 0 if b is None else b[:, None, None]
+        for n in range(0, N, images):
+            found = convolve(xp, x[n : n + images], spectra)
+            xp.add(found, bias, out=planes[n : n + images])
+        return y
 
-    # On the way there: image, spectrum, a copy. On the way back: product, two copies. cuFFT's own area.
-    return Plan(run, pack=pack, workspace=complex_bytes * F * N * max(4 * C, C + 4 * K))
+    return Plan(run, pack=pack, workspace=images * one_image)
