@@ -42,7 +42,7 @@ def modules(monkeypatch):
     def on(emulator, name):
         kernel = find(name)
         module = kernel.module()
-        emulator.stands_in(monkeypatch, nvrtc, module)
+        emulator.stands_in(monkeypatch, nvrtc, module.gemm, module)
         return kernel, module
 
     return on
@@ -130,9 +130,11 @@ static const void *check_banks(const void *p)
 
 
 def edit(*changes):
-    """A function that makes these changes in a source, each where it must be possible just once."""
+    """A function that makes these changes in the source that has the first of them, each just once."""
 
     def edited(text):
+        if changes[0][0] not in text:
+            return text  # of another kernel of the same plan
         for before, after in changes:
             assert text.count(before) == 1, f"{text.count(before)} times in the source: {before}"
             text = text.replace(before, after)
@@ -160,6 +162,8 @@ FAULTS = {
         ("typedef long long distance;", "typedef long long distance;" + COUNT_CONFLICTS),
         ("(chunk ^ (row & 7)) << 2", "chunk << 2"),
     ),
+    "channels last: no barrier": (THREE, "not exact", ("__syncthreads();\n    // and write", "//")),
+    "channels last: padding not cleared": (THREE, "not exact", ("in_group < inputs", "true")),
     "wgmma: no wait for copies": (*WGMMA, "not exact", ("cp_async_wait<STAGES - 3>();", "")),
     "wgmma: no barrier": (*WGMMA, "not exact", ("__syncthreads();\n        const float *xs", "const float *xs")),
     "wgmma: copies not fenced": (*WGMMA, "not exact", ("fence_async();  ", "")),
@@ -198,6 +202,21 @@ def test_fault_is_found(modules, build_folder, fault):
     assert found is not None and told in found, found
 
 
+def test_thread_sanitizer_finds_the_missing_barrier_in_any_order(modules, build_folder):
+    emulator = Emulator(build_folder, "thread", edit=edit((LOOP_BARRIER, "//")))
+    with pytest.raises(EmulatorError, match="data race"):
+        list(verdicts(*modules(emulator, THREE), MANY_TAPS[1]))
+
+
+@pytest.mark.parametrize("name", (THREE, *WGMMA))
+def test_address_sanitizer_finds_shared_memory_one_row_short(modules, build_folder, monkeypatch, name):
+    kernel, module = modules(Emulator(build_folder, "address"), name)
+    enough = module.gemm.shared_bytes
+    monkeypatch.setattr(module.gemm, "shared_bytes", lambda *tile: enough(*tile) - 16)
+    with pytest.raises(EmulatorError, match="heap-buffer-overflow"):
+        list(verdicts(kernel, module, MANY_TAPS[5]))
+
+
 @pytest.mark.parametrize("name", (THREE, *WGMMA))
 def test_no_two_lanes_meet_in_a_bank(modules, build_folder, name):
     check = ("typedef long long distance;", "typedef long long distance;" + COUNT_CONFLICTS)
@@ -220,6 +239,13 @@ def test_x_at_an_odd_address(modules, emulator, name):
         plan.run(view, plan.pack(w, b)), p, x, w, b, accuracy=kernel.accuracy, tier="integers"
     )
     assert verdict.ok, verdict.why
+
+
+@pytest.mark.parametrize("name", (*MMA, *WGMMA))
+def test_steps_beyond_32_bits(modules, emulator, name):
+    """A stride or dilation that never takes a step may be any number."""
+    p = Conv2d(1, 40, 5, 6, 3, 1, 1, stride=2**40, dilation=2**70)
+    assert_right(*modules(emulator, name), str(p))
 
 
 @pytest.mark.parametrize("name", (*MMA, *WGMMA))

@@ -3,18 +3,21 @@
 An implicit GEMM multiplies rows of x (the window of one output pixel) with rows of w (one filter). Both
 run over the same depth: taps r, s and within a tap the channels of one group, which are padded to a
 multiple of four so that a row is made of whole, aligned 16-byte chunks.
-
-``xp`` is the array library, CuPy or what stands in for it.
 """
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import cupy
 import numpy as np
 
+from convzoo.cupy._nvrtc import compiled
 from convzoo.plan import Unsupported
 from convzoo.problem import Conv2d
 
 DEPTH = 32  # floats of a row that one step of a kernel takes: 128 bytes
+TILE = 32  # pixels and channels that a block of _channels_last.cu turns over
 LIMIT = 2**31
 MANY_BLOCKS = 264  # two for each of an H100's or H200's multiprocessors
 
@@ -53,17 +56,20 @@ def shared_bytes(rows: int, columns: int, stages: int) -> int:
 
 def check_sizes(p: Conv2d, rows: int, columns: int) -> None:
     tall, broad = p.padded
-    image = tall * broad * p.groups * channels(p)
-    if max(image, p.N * p.P * p.Q + rows, p.K + columns, depth(p), blocks(p, rows, columns)) >= LIMIT:
+    image, grid = tall * broad * p.groups * channels(p), blocks(p, rows, columns)
+    largest = max(2 * image, p.N * p.P * p.Q + rows, p.K + columns, depth(p), grid)
+    if largest >= LIMIT:
         raise Unsupported(
-            "needs a padded image, N*P*Q, K, C/G*R*S and a grid below 2**31: the kernel's indices are ints"
+            "needs a padded image below 2**30 and N*P*Q, K, C/G*R*S and a grid below 2**31: the kernel's "
+            "indices are ints"
         )
 
 
 def arguments(p: Conv2d) -> list[np.int32]:
     """The kernels' arguments after the arrays; CuPy would pass a Python int as 64 bits."""
-    # a stride or dilation above the limit takes no step, else the image would not fit
-    steps = (min(step, LIMIT - 1) for step in (*p.stride, *p.dilation))
+    # where no step is taken its size may be anything, beyond an int, too
+    taken = zip((*p.stride, *p.dilation), (p.P, p.Q, p.R, p.S), strict=True)
+    steps = (step if count > 1 else 1 for step, count in taken)
     top, _, left, _ = p.padding
     sizes = (p.N * p.P * p.Q, p.H, p.W, p.K, p.P, p.Q, p.R, p.S, p.groups, channels(p), depth(p))
     return [np.int32(number) for number in (*sizes, *steps, top, left, p.layout == "nhwc")]
@@ -78,24 +84,36 @@ def workspace(p: Conv2d) -> int:
     return 0 if as_it_is(p) else p.itemsize * p.N * p.H * p.W * p.groups * channels(p)
 
 
-def pixels(xp: Any, p: Conv2d, x: Any) -> Any:
-    """x as [N,H,W,G,channels]: itself where it is that already and aligned, else a copy."""
+def pixels(p: Conv2d) -> Callable[[Any], Any]:
+    """A function that gives x as [N,H,W,G,channels]: itself where it is that and aligned, else a copy."""
     if as_it_is(p):
-        memory = getattr(x, "__cuda_array_interface__", None) or x.__array_interface__
-        return x if memory["data"][0] % 16 == 0 else x.copy()
-    if p.layout == "nchw":
-        x = x.transpose(0, 2, 3, 1)
-    rows = xp.zeros((p.N, p.H, p.W, p.groups, channels(p)), "float32")
-    rows[..., : p.C // p.groups] = x.reshape(p.N, p.H, p.W, p.groups, -1)
-    return rows
+        return lambda x: x if _address(x) % 16 == 0 else x.copy()
+    tiles = -(-p.H * p.W // TILE) * -(-p.groups * channels(p) // TILE) * p.N
+    if tiles >= LIMIT:
+        raise Unsupported("needs fewer than 2**31 tiles of 32 pixels x 32 channels in x")
+    kernel = compiled(Path(__file__).with_name("_channels_last.cu"), "channels_last")
+    sizes = (p.H * p.W, p.groups, p.C // p.groups, channels(p), p.layout == "nhwc")
+    arguments = [np.int32(size) for size in sizes]
+
+    def copy(x):
+        rows = cupy.empty((p.N, p.H, p.W, p.groups, channels(p)), "float32")
+        kernel((tiles,), (TILE, 8), (x, rows, *arguments))
+        return rows
+
+    return copy
 
 
-def filters(xp: Any, p: Conv2d, w: Any, columns: int) -> Any:
+def _address(x: Any) -> int:
+    memory = getattr(x, "__cuda_array_interface__", None) or x.__array_interface__
+    return memory["data"][0]
+
+
+def filters(p: Conv2d, w: Any, columns: int) -> Any:
     """w as [G,filters,depth], filters a multiple of ``columns``; always a copy."""
     outputs, inputs = p.K // p.groups, p.C // p.groups
-    taps = xp.zeros((p.groups, outputs, p.R, p.S, channels(p)), "float32")
+    taps = cupy.zeros((p.groups, outputs, p.R, p.S, channels(p)), "float32")
     taps[..., :inputs] = w.reshape(p.groups, outputs, inputs, p.R, p.S).transpose(0, 1, 3, 4, 2)
     taps = taps.reshape(p.groups, outputs, -1)
-    rows = xp.zeros((p.groups, up_to(outputs, columns), depth(p)), "float32")
+    rows = cupy.zeros((p.groups, up_to(outputs, columns), depth(p)), "float32")
     rows[:, :outputs, : taps.shape[2]] = taps
     return rows

@@ -3,9 +3,9 @@
 After    cupy/tensor_core_tf32   (new here: the split, in registers, and two more products)
 Idea     v = big + small, big being v rounded to TF32 and small the rest, rounded as well: 22 bits of the
          24. x·w is then big·big + big·small + small·big; small·small, 2^-22 of it at most, is left out.
-         The tensor cores multiply TF32 so much faster than float32 that three times the products still
-         pay. Operands of up to 12 bits are split without loss, so integers come out exact. Sums of
-         fewer than 32 products go through float32 FMAs instead: tensor cores cut their sums rather
+         The tensor cores (HMMA) multiply TF32 so much faster than float32 that three times the products
+         still pay. Operands of up to 12 bits are split without loss, so integers come out exact. Sums
+         of fewer than 32 products go through float32 FMAs instead: tensor cores cut their sums rather
          than round them, which the bound on so short a sum does not allow, and such a layer waits for
          memory in any case.
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,C/G,R,S] → y[N,K,P,Q] or [N,P,Q,K]   float32
@@ -49,16 +49,17 @@ def plan(p: Conv2d) -> Plan:
     products = 0 if p.taps < FEW_TAPS else 3
     shared = gemm.shared_bytes(rows, columns, STAGES)
     kernel = compiled(SOURCE, "tensor_core", shared, ROWS=rows, COLUMNS=columns, PRODUCTS=products)
+    pixels = gemm.pixels(p)
     grid, arguments = (gemm.blocks(p, rows, columns),), gemm.arguments(p)
     no_bias = None if p.bias else cupy.zeros(p.K, "float32")
 
     def pack(w, b):
-        return gemm.filters(cupy, p, w, columns), no_bias if b is None else b.copy()
+        return gemm.filters(p, w, columns), no_bias if b is None else b.copy()
 
     def run(x, weights):
         w, b = weights
         y = cupy.empty(p.y_shape, "float32")
-        x = gemm.pixels(cupy, p, x)
+        x = pixels(x)
         kernel(grid, (128,), (x, w, b, y, *arguments), shared_mem=shared)
         return y
 

@@ -2,11 +2,11 @@
 
 After    cupy/raw_naive   (new here: mma.sync, cp.async pipelines, a block's tiles in shared memory)
 Idea     An implicit GEMM: row m of x is the window of output pixel m, never written to memory but
-         gathered, 16 bytes at a time, by cp.async, which passes the registers by. Three stages of
-         shared memory: one is multiplied while two fill. Chunks are swizzled so that neither copies
-         nor ldmatrix meet in a bank. mma.m16n8k8 takes operands rounded to TF32 (11 bits; to nearest,
-         since the tensor cores themselves would cut) and adds in float32. Depth runs over taps and
-         channels as if they were one index, so few channels waste nothing but a last, short step.
+         gathered, 16 bytes at a time, by cp.async (LDGSTS), which passes the registers by. Three stages
+         of shared memory: one is multiplied while two fill. Chunks are swizzled so that neither copies
+         nor ldmatrix (LDSM) meet in a bank. mma.m16n8k8 (HMMA) takes operands rounded to TF32 (11 bits;
+         to nearest, since the tensor cores themselves would cut) and adds in float32. Depth runs over
+         taps and channels as if they were one index: few channels waste but a last, short step.
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,C/G,R,S] → y[N,K,P,Q] or [N,P,Q,K]   float32
          inside: x[N·P·Q, R·S·C/G] @ w[K/G, R·S·C/G]ᵀ for each group
 Threads  block 128 (4 warps, 2 by 2); tile 128 pixels x 128 filters, smaller for small layers
@@ -45,16 +45,17 @@ def plan(p: Conv2d) -> Plan:
     gemm.check_sizes(p, rows, columns)
     shared = gemm.shared_bytes(rows, columns, STAGES)
     kernel = compiled(SOURCE, "tensor_core", shared, ROWS=rows, COLUMNS=columns, PRODUCTS=1)
+    pixels = gemm.pixels(p)
     grid, arguments = (gemm.blocks(p, rows, columns),), gemm.arguments(p)
     no_bias = None if p.bias else cupy.zeros(p.K, "float32")
 
     def pack(w, b):
-        return gemm.filters(cupy, p, w, columns), no_bias if b is None else b.copy()
+        return gemm.filters(p, w, columns), no_bias if b is None else b.copy()
 
     def run(x, weights):
         w, b = weights
         y = cupy.empty(p.y_shape, "float32")
-        x = gemm.pixels(cupy, p, x)
+        x = pixels(x)
         kernel(grid, (128,), (x, w, b, y, *arguments), shared_mem=shared)
         return y
 

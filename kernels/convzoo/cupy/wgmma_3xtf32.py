@@ -1,12 +1,12 @@
 """Hopper's own matrix instruction: four warps multiply 64 rows at once, and go on while it works.
 
 After    cupy/tensor_core_3xtf32   (new here: wgmma, asynchronous, its second operand from shared memory)
-Idea     mma.sync cannot feed Hopper's tensor cores; wgmma takes 128 filters straight from shared memory,
-         in the 128-byte swizzle that the copies wrote, and 64 pixels from registers. That decides who
-         is split where. x is split on the fly, in registers, into big + small. The weights are known
-         ahead: pack splits them once, and a block copies both parts. Two warpgroups each sum up to
-         128 pixels x 128 filters; while the tensor cores have one group of products at work, the warps
-         load and split the next eight channels, and copies of the next step come in.
+Idea     mma.sync cannot feed Hopper's tensor cores; wgmma (HGMMA) takes 128 filters straight from shared
+         memory, in the 128-byte swizzle that the copies wrote, and 64 pixels from registers. That
+         decides who is split where. x is split on the fly, in registers, into big + small. The weights
+         are known ahead: pack splits them once, and a block copies both parts. Two warpgroups each sum
+         up to 128 pixels x 128 filters; while the tensor cores have one group of products at work, the
+         warps load and split the next eight channels, and copies of the next step come in.
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,C/G,R,S] → y[N,K,P,Q] or [N,P,Q,K]   float32
          inside: x[N·P·Q, R·S·C/G] @ w[2, K/G, R·S·C/G]ᵀ for each group
 Threads  block 256 (2 warpgroups); tile 256 pixels x 128 filters, smaller for small layers
@@ -69,16 +69,17 @@ def plan(p: Conv2d) -> Plan:
     kernel = compiled(
         SOURCE, "wgmma_3xtf32", shared, "sm_90a", ROWS=rows, COLUMNS=columns, STAGES=stages
     )
+    pixels = gemm.pixels(p)
     grid, arguments = (gemm.blocks(p, rows, columns),), gemm.arguments(p)
     no_bias = None if p.bias else cupy.zeros(p.K, "float32")
 
     def pack(w, b):
-        return split(gemm.filters(cupy, p, w, columns)), no_bias if b is None else b.copy()
+        return split(gemm.filters(p, w, columns)), no_bias if b is None else b.copy()
 
     def run(x, weights):
         w, b = weights
         y = cupy.empty(p.y_shape, "float32")
-        x = gemm.pixels(cupy, p, x)
+        x = pixels(x)
         kernel(grid, (256,), (x, w, b, y, *arguments), shared_mem=shared)
         return y
 
