@@ -590,25 +590,26 @@ def _plane_rows(
 
     The weights of a plane are its bias and U*U taps. Rows of x outside of it are read from ``zeros``. For
     each vector of columns ``masks`` holds the lanes that lie in x, for every load, and those in y. The
-    tiles from ``first`` on are computed; the last of a plane moves back over its neighbour.
+    tiles from ``first`` on are computed; the last of a plane moves back over its neighbour, so P >= V.
     """
     b, rows, needed = v.b, (V - 1) * stride + U, U * U + V + 4
     hoist = needed <= (32 if many_registers() else 16)  # else each tap loads its weights again
     groups = -(-U // stride)  # of ``stride`` loads, which make as many vectors of columns
 
-    def weight(w, r, s):
-        address = v.add(w, (1 + r * U + s) * v.itemsize)
-        return v.broadcast(address) if hoist else v.broadcast_again(address)
-
     def plane(values):
         x, w, y = values
+        # loaded here, for LLVM does not know that y, which is written below, is somewhere else
+        bias = v.broadcast(w)
+        held = [v.broadcast(v.add(w, (1 + i) * v.itemsize)) for i in range(U * U if hoist else 0)]
+
+        def weight(r, s):
+            return held[r * U + s] if hoist else v.broadcast_again(v.add(w, (1 + r * U + s) * v.itemsize))
 
         def tile(values):
             [i] = values
             p = v.times(i, V)
             last = v.add(P, -V)
             p = b.select(b.icmp_signed("<", p, last), p, last)
-            p = b.select(b.icmp_signed(">", p, I64(0)), p, I64(0))
             h = b.sub(v.times(p, stride), top)
             lines = []
             for line in range(rows):
@@ -620,11 +621,11 @@ def _plane_rows(
 
             def column(values):
                 at, to, masks = values
-                sums = [v.broadcast(w)] * V
+                sums = [bias] * V
                 for g in range(groups):
                     lanes = [v.bits(v.add(masks, 8 * (g * stride + i))) for i in range(stride)]
                     taps = range(g * stride, min(U, (g + 1) * stride))
-                    weights = [[weight(w, r, s) for s in taps] for r in range(U)]
+                    weights = [[weight(r, s) for s in taps] for r in range(U)]
                     for i, line in enumerate(lines):
                         place = v.add(line, at)
                         loads = [
@@ -637,14 +638,10 @@ def _plane_rows(
                                 u, rest = divmod(i - r, stride)
                                 if rest == 0 and 0 <= u < V:
                                     sums[u] = v.fma(pixels, weights[r][s], sums[u])
-                mask, end = v.bits(v.add(masks, 8 * groups * stride)), b.append_basic_block()
-                row = to
+                mask, row = v.bits(v.add(masks, 8 * groups * stride)), to
                 for u in range(V):
-                    v.leave_unless(P, u, end)
                     v.store(sums[u], row, mask)
                     row = v.add(row, y_row)
-                b.branch(end)
-                b.position_at_end(end)
                 return [
                     v.add(at, stride * v.bytes),
                     v.add(to, v.bytes),

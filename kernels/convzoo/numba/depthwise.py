@@ -32,6 +32,7 @@ from convzoo.problem import Conv2d
 
 SERIAL_FLOPS = 3e5  # about 5 microseconds on one thread
 MOST = 8  # output channels in a tile on sheets
+ROWS = {1: (7, 4, 2, 1), 2: (4, 2, 1)}  # of a tile in nchw, by stride
 PIXELS = (8, 4, 2, 1)  # of a tile in nhwc
 SPAN = 5  # int64 of a tile in nhwc: offset in x, in y, columns of the filter, their first, which tile
 GEOMETRY = _simd.record(
@@ -118,7 +119,7 @@ def in_planes(p: Conv2d):
     j, item, stride, L = np.zeros(1, GEOMETRY), p.itemsize, p.stride[0], _simd.lanes(p.dtype)
     while L * item > 16 and p.Q <= L // 2:
         L //= 2
-    rows = min((7, 4) if stride == 1 else (4, 2), key=lambda T: -(-p.P // T) * (T + 1))
+    rows = min((T for T in ROWS[stride] if T <= p.P), key=lambda T: -(-p.P // T) * (T + 1))
     q, lane = np.arange(0, p.Q, L)[:, None], np.arange(L)
     groups = range(-(-p.S // stride))
     loads = [q * stride - p.padding[2] + (g * stride + i * L) for g in groups for i in range(stride)]
