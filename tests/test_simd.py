@@ -143,6 +143,10 @@ def _shapes():
                 yield (_simd.PIXEL_TILE, *size, 8 if _simd.many_registers(bits) else 4, V, 0)
             for U, V in enumerate(_pixels.tile_vectors(bits), 1):
                 yield (_simd.PLACED_TILE, *size, U, V, 0)
+            for V, stride in ((7, 1), (4, 1), (4, 2)):  # filters of 3 x 3, rows of a tile
+                yield (_simd.PLANE_ROWS, *size, 3, V, stride)
+            for stride in (1, 2):  # 8 pixels that share columns of x
+                yield (_simd.PIXEL_CHANNELS, *size, 8, 3, stride)
 
 
 def _is_hot(shape: tuple[int, ...]) -> bool:
@@ -150,6 +154,8 @@ def _is_hot(shape: tuple[int, ...]) -> bool:
     routine, _, _, U, V, _ = shape
     if routine == _simd.PLACED_TILE:
         return U in (4, 8)
+    if routine in (_simd.PLANE_ROWS, _simd.PIXEL_CHANNELS):
+        return V != 4
     return (U in (6, 14) and V == 2) or V == 3
 
 

@@ -191,6 +191,16 @@ class Vectors:
             )
         return found
 
+    def taps_of(self, parts, count):
+        """Every n-th number of n vectors side by side from number 0, 1, ... on; one vector more follows."""
+        n, L = len(parts) - 1, self.lanes
+        sorted_apart, found = [self.every(parts[:n], rest) for rest in range(n)], []
+        for s in range(count):
+            shift, rest = divmod(s, n)
+            lanes = [l + shift if l + shift < L else L + (l + shift - L) * n + rest for l in range(L)]
+            found.append(self._shuffle(sorted_apart[rest], parts[n], lanes))
+        return found
+
     def fma(self, a, b, c):
         """a*b + c, rounded once where the CPU can (without the instruction LLVM would call a function)."""
         if not self.fused:
@@ -594,7 +604,7 @@ def _plane_rows(
     """
     b, rows, needed = v.b, (V - 1) * stride + U, U * U + V + 4
     hoist = needed <= (32 if many_registers() else 16)  # else each tap loads its weights again
-    groups = -(-U // stride)  # of ``stride`` loads, which make as many vectors of columns
+    loads = U if stride == 1 else stride + 1  # of a row; a stride's columns are sorted in registers
 
     def plane(values):
         x, w, y = values
@@ -603,7 +613,9 @@ def _plane_rows(
         held = [v.broadcast(v.add(w, (1 + i) * v.itemsize)) for i in range(U * U if hoist else 0)]
 
         def weight(r, s):
-            return held[r * U + s] if hoist else v.broadcast_again(v.add(w, (1 + r * U + s) * v.itemsize))
+            return (
+                held[r * U + s] if hoist else v.broadcast_again(v.add(w, (1 + r * U + s) * v.itemsize))
+            )
 
         def tile(values):
             [i] = values
@@ -621,31 +633,30 @@ def _plane_rows(
 
             def column(values):
                 at, to, masks = values
-                sums = [bias] * V
-                for g in range(groups):
-                    lanes = [v.bits(v.add(masks, 8 * (g * stride + i))) for i in range(stride)]
-                    taps = range(g * stride, min(U, (g + 1) * stride))
-                    weights = [[weight(r, s) for s in taps] for r in range(U)]
+                sums, lanes = [bias] * V, [v.bits(v.add(masks, 8 * i)) for i in range(loads)]
+
+                def add(i, pixels, weight_of):
+                    for u in range(V):
+                        if 0 <= i - u * stride < U:
+                            sums[u] = v.fma(pixels, weight_of(i - u * stride), sums[u])
+
+                for s in range(U if stride == 1 else 0):
+                    column_of_w = [weight(r, s) for r in range(U)]
                     for i, line in enumerate(lines):
-                        place = v.add(line, at)
-                        loads = [
-                            v.load(v.add(place, g * stride * v.itemsize, j * v.bytes), lanes[j])
-                            for j in range(stride)
-                        ]
-                        for s in range(len(taps)):
-                            pixels = v.every(loads, s)
-                            for r in range(U):
-                                u, rest = divmod(i - r, stride)
-                                if rest == 0 and 0 <= u < V:
-                                    sums[u] = v.fma(pixels, weights[r][s], sums[u])
-                mask, row = v.bits(v.add(masks, 8 * groups * stride)), to
+                        pixels = v.load(v.add(line, at, s * v.itemsize), lanes[s])
+                        add(i, pixels, column_of_w.__getitem__)
+                for i, line in enumerate(lines if stride > 1 else []):
+                    parts = [v.load(v.add(line, at, j * v.bytes), lanes[j]) for j in range(loads)]
+                    for s, pixels in enumerate(v.taps_of(parts, U)):
+                        add(i, pixels, lambda r, s=s: weight(r, s))
+                mask, row = v.bits(v.add(masks, 8 * loads)), to
                 for u in range(V):
                     v.store(sums[u], row, mask)
                     row = v.add(row, y_row)
                 return [
                     v.add(at, stride * v.bytes),
                     v.add(to, v.bytes),
-                    v.add(masks, 8 * (groups * stride + 1)),
+                    v.add(masks, 8 * (loads + 1)),
                 ]
 
             v.loop(columns, [I64(0), to, masks], column)
@@ -658,13 +669,14 @@ def _plane_rows(
 
 
 def _pixel_channels(
-    v, U, _V, _, x, pixel, A, outer, B, inner, w, start, skip, taps, y, step, count, vectors, channels
+    v, U, V, stride, x, pixel, A, outer, B, inner, w, start, skip, taps, y, step, vectors, channels
 ):
     """Sums of U pixels for one vector of channels after the other, taps A x B of x.
 
+    With V > 0, B must be V, and ``pixel`` the ``stride`` times ``inner``: neighbours then share columns of x.
     The weights of a vector of channels are its bias and ``taps`` vectors: the first to be used lies
     ``start`` bytes on, and ``skip`` bytes are left out after each a. ``pixel``, ``outer`` and ``inner``
-    are from pixel to pixel and from tap to tap of x. Only the first ``count`` pixels are stored.
+    are from pixel to pixel and from tap to tap of x, ``step`` is from pixel to pixel of y.
     """
     width = v.times(v.add(taps, 1), v.bytes)
 
@@ -672,6 +684,19 @@ def _pixel_channels(
         x, w, y, channels = values
         mask = v.first(channels)
         sums = [v.load(w)] * U
+
+        def window(values):
+            start, at, *sums = values
+            weights = [v.load(v.add(at, s * v.bytes)) for s in range(V)]
+            here = start
+            for column in range((U - 1) * stride + V):
+                number = v.load(here, mask)
+                here = v.add(here, inner)
+                for s in range(V):
+                    u, rest = divmod(column - s, stride)
+                    if rest == 0 and 0 <= u < U:
+                        sums[u] = v.fma(number, weights[s], sums[u])
+            return [v.add(start, outer), v.add(at, V * v.bytes, skip), *sums]
 
         def row(values):
             start, at, *sums = values
@@ -687,14 +712,11 @@ def _pixel_channels(
             _, at, *sums = v.loop(B, [start, at, *sums], tap)
             return [v.add(start, outer), v.add(at, skip), *sums]
 
-        _, _, *sums = v.loop_if_any(A, [x, v.add(w, start), *sums], row)
-        end, to = v.b.append_basic_block(), y
+        _, _, *sums = v.loop_if_any(A, [x, v.add(w, start), *sums], window if V else row)
+        to = y
         for u in range(U):
-            v.leave_unless(count, u, end)
             v.store(sums[u], to, mask)
             to = v.add(to, step)
-        v.b.branch(end)
-        v.b.position_at_end(end)
         return [v.add(x, v.bytes), v.add(w, width), v.add(y, v.bytes), v.add(channels, -v.lanes)]
 
     v.loop(vectors, [x, w, y, channels], vector)

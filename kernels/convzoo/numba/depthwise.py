@@ -5,8 +5,8 @@ Idea     With groups = C there is nothing to share between channels. In nchw a l
          or 7 rows of y takes its vectors of x from L1 three times in place, shifted by a column; rows of
          x serve all rows of the tile that need them; what lies in the padding is masked off, so nothing
          is copied. Planes that are narrower than a vector register take narrower vectors. With stride 2
-         two vectors are loaded and their even and odd columns sorted apart. In nhwc a lane is a channel:
-         pixels of a row share the weights. All else (other filters, strides that differ, dilation in
+         even and odd columns are sorted apart in registers. In nhwc a lane is a channel: 8 pixels of a row
+         share the weights, and each column of x serves all pixels whose filters meet it. All else (other filters, strides that differ, dilation in
          nchw, K > C in nhwc) is a layer with few channels: padded sheets and one tile for all (_pixels).
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,1,R,S] → y[N,K,P,Q] or [N,P,Q,K]   groups = C   float32, float64
          inside: Wp[K,1+R·S] with the bias first, nhwc: Wp[C/lanes,1+R·S,lanes], made by pack
@@ -32,12 +32,13 @@ from convzoo.problem import Conv2d
 
 SERIAL_FLOPS = 3e5  # about 5 microseconds on one thread
 MOST = 8  # output channels in a tile on sheets
-ROWS = {1: (7, 4, 2, 1), 2: (4, 2, 1)}  # of a tile in nchw, by stride
-PIXELS = (8, 4, 2, 1)  # of a tile in nhwc
+ROWS = {(3, 1): (7, 4, 2, 1), (5, 1): (7, 4, 2, 1), (3, 2): (4, 2, 1), (5, 2): (1,)}
+# rows of a tile in nchw by filter and stride, pixels of a tile in nhwc: what fits in the registers
+PIXELS = (8, 4, 2, 1)
 SPAN = 5  # int64 of a tile in nhwc: offset in x, in y, columns of the filter, their first, which tile
 GEOMETRY = _simd.record(
     """
-    tile tile_1 tile_2 tile_3 N C K H P tiles times columns zeros
+    tile tile_1 tile_2 tile_3 edge N C K H P tiles times columns zeros
     x_plane y_plane w_plane pitch y_row top left R S stride_h dilation_h
     item spans vectors vector x_image x_row x_pixel x_tap y_pixel
     """
@@ -77,12 +78,12 @@ def channels(geometry, t, shares, x, w, b, y, buffer, table, _):
                 table[SPAN * i + 4],
             )  # fmt: skip
             tile = j.tile if which == 0 else j.tile_1 if which == 1 else j.tile_2
-            if which == 3:
-                tile = j.tile_3
+            if which > 2:
+                tile = j.tile_3 if which == 3 else j.edge
             A = high - low if B else 0
             taps = (j.x_pixel, A, j.dilation_h * j.x_row, B, j.x_tap)
             weights = (w, (1 + low * j.S + s) * j.vector, (j.S - B) * j.vector, j.R * j.S)
-            out = (to + there, j.y_pixel, 8 >> which, j.vectors, j.C)
+            out = (to + there, j.y_pixel, j.vectors, j.C)
             call(tile, (source + at, *taps, *weights, *out))
 
 
@@ -119,10 +120,10 @@ def in_planes(p: Conv2d):
     j, item, stride, L = np.zeros(1, GEOMETRY), p.itemsize, p.stride[0], _simd.lanes(p.dtype)
     while L * item > 16 and p.Q <= L // 2:
         L //= 2
-    rows = min((T for T in ROWS[stride] if T <= p.P), key=lambda T: -(-p.P // T) * (T + 1))
+    rows = min((T for T in ROWS[p.S, stride] if T <= p.P), key=lambda T: -(-p.P // T) * (T + 1))
     q, lane = np.arange(0, p.Q, L)[:, None], np.arange(L)
-    groups = range(-(-p.S // stride))
-    loads = [q * stride - p.padding[2] + (g * stride + i * L) for g in groups for i in range(stride)]
+    starts = range(p.S) if stride == 1 else range(0, (stride + 1) * L, L)
+    loads = [q * stride - p.padding[2] + start for start in starts]
     inside = [(first + lane >= 0) & (first + lane < p.W) for first in loads] + [q + lane < p.Q]
     masks = np.stack([(lanes << lane).sum(axis=1) for lanes in inside], axis=1)
     table = np.concatenate([masks.ravel(), np.zeros(p.W + 1, np.int64)])
@@ -146,22 +147,26 @@ def in_channels(p: Conv2d):
         same = (low[q:] == low[q]) & (high[q:] == high[q])
         length = p.Q - q if same.all() else int(same.argmin())
         which = next(i for i, pixels in enumerate(PIXELS) if pixels <= length)
+        if high[q] - low[q] < p.S:
+            which = len(PIXELS)
         at = (w[q] + low[q] * p.dilation[1]) * p.C * item
         spans.append([at, q * p.K * item, high[q] - low[q], low[q], which])
-        q += PIXELS[which]
+        q += (*PIXELS, 1)[which]
     values = dict(
         N=p.N, C=p.C, H=p.H, P=p.P, top=p.padding[0], R=p.R, S=p.S, stride_h=p.stride[0],
         dilation_h=p.dilation[0], spans=len(spans), vectors=-(-p.C // L), vector=L * item,
         x_image=p.H * p.W * p.C * item, x_row=p.W * p.C * item, x_pixel=p.stride[1] * p.C * item,
         x_tap=p.dilation[1] * p.C * item, y_row=p.Q * p.K * item, y_pixel=p.K * item,
     )  # fmt: skip
-    tiles = [_simd.entry(_simd.PIXEL_CHANNELS, item, L, pixels) for pixels in PIXELS]
+    shape = (p.S, p.stride[1]) if p.S in (3, 5) and p.stride[1] < 3 and p.dilation[1] == 1 else (0, 1)
+    tiles = [_simd.entry(_simd.PIXEL_CHANNELS, item, L, pixels, *shape) for pixels in PIXELS]
+    tiles.append(_simd.entry(_simd.PIXEL_CHANNELS, item, L, 1, 0, 1))  # where taps are in the padding
     return fill(j, values, tiles), np.array(spans, np.int64).ravel(), tiles[0][1]
 
 
 def fill(j, values: dict[str, int], tiles: list):
     """The record with its values and the addresses of its tiles."""
-    names = ("tile", "tile_1", "tile_2", "tile_3")
+    names = ("tile", "tile_1", "tile_2", "tile_3", "edge")
     for name, value in [*values.items(), *zip(names, (tile for tile, _ in tiles), strict=False)]:
         j[0][name] = value
     return j
