@@ -6,15 +6,16 @@ Idea     With groups = C there is nothing to share between channels. In nchw a l
          x serve all rows of the tile that need them; what lies in the padding is masked off, so nothing
          is copied. Planes that are narrower than a vector register take narrower vectors. With stride 2
          even and odd columns are sorted apart in registers. In nhwc a lane is a channel: 8 pixels of a row
-         share the weights, and each column of x serves all pixels whose filters meet it. All else (other filters, strides that differ, dilation in
-         nchw, K > C in nhwc) is a layer with few channels: padded sheets and one tile for all (_pixels).
+         share the weights, and each column of x serves all pixels whose filters meet it. All else (other
+         filters, strides that differ, dilation in nchw, K > C in nhwc) is a layer with few channels:
+         padded sheets and one tile for all (_pixels).
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,1,R,S] → y[N,K,P,Q] or [N,P,Q,K]   groups = C   float32, float64
          inside: Wp[K,1+R·S] with the bias first, nhwc: Wp[C/lanes,1+R·S,lanes], made by pack
 Threads  Numba's, each with an equal share of the tiles of all planes (nhwc: of the rows); one thread below
          0.3 MFLOP. The interpreter lock is released
 Cost     FLOP   2·N·K·P·Q'·R·S            Q' = Q up to whole vectors; products with padding included
          bytes  p.min_bytes, and x again from L1 for each column of the filter
-Limits   nchw in place: R = S = 3 or 5, stride 1 or 2 both ways, no dilation, padding up to a vector
+Limits   nchw in place: R = S = 3 or 5, stride 1 or 2 both ways, no dilation, a few columns of padding
          two loads in three cross a cache line, and x within L2 is computed slower than it is loaded
 Source   own; the row tile: Zhang, Lo and Lu, High Performance Depthwise and Pointwise Convolutions on
          Mobile Devices, 2020 (arXiv:2001.02504)
@@ -32,8 +33,8 @@ from convzoo.problem import Conv2d
 
 SERIAL_FLOPS = 3e5  # about 5 microseconds on one thread
 MOST = 8  # output channels in a tile on sheets
+# what fits in the registers: rows of a tile in nchw by filter and stride, pixels of a tile in nhwc
 ROWS = {(3, 1): (7, 4, 2, 1), (5, 1): (7, 4, 2, 1), (3, 2): (4, 2, 1), (5, 2): (1,)}
-# rows of a tile in nchw by filter and stride, pixels of a tile in nhwc: what fits in the registers
 PIXELS = (8, 4, 2, 1)
 SPAN = 5  # int64 of a tile in nhwc: offset in x, in y, columns of the filter, their first, which tile
 GEOMETRY = _simd.record(
