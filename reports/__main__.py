@@ -1,4 +1,4 @@
-"""``python -m reports``: decompose, gpu-code, import, pick, readme, render.
+"""``python -m reports``: what the records say; ``--help`` lists the verbs.
 
 Exit codes: 0 fine; 1 a mismatch (the layer is too far from torch, the README is out of date, or a file
 was refused); 2 something is missing here; 3 wrong usage, or a file that cannot be used.
@@ -66,6 +66,18 @@ def parser() -> Parser:
     p.add_argument("--into", type=Path, metavar="DIR", default=ROOM, help="default: reports")
     p.add_argument("--dry-run", action="store_true", help="say what would happen, write nothing")
     p.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    text = "write the page that retells the seed: its code runs, its times come from a record"
+    p = verbs.add_parser("retell", help=text, description=text)
+    p.add_argument(
+        "--record", type=Path, metavar="RECORD.jsonl", help="default: the newest that has the layer"
+    )
+    p.add_argument(
+        "--out", type=Path, metavar="FILE", default=ROOM / "seed.md", help="default: reports/seed.md"
+    )
+    p.add_argument(
+        "--check", action="store_true", help="change nothing; exit 1 if the page is out of date"
+    )
+
     text = "which kernel for these layers: the fastest with that guarantee, by how much, how sure"
     p = verbs.add_parser("pick", help=text, description=text)
     p.add_argument(
@@ -147,6 +159,42 @@ def import_(args: argparse.Namespace) -> int:
     return MISMATCH if trouble else FINE
 
 
+def retell(args: argparse.Namespace) -> int:
+    from .retell import Failed, newest, page, written_from
+    from .values import Unreadable
+
+    here = args.out.read_text(encoding="utf-8") if args.check else ""
+    if args.record:
+        record = args.record.resolve()
+    elif args.check:
+        record = ROOM / (written_from(here) or "no record named in its first line")
+        if not record.is_file():
+            raise Unreadable(
+                f"{args.out} was written from {record}, which is not there: retell writes it anew"
+            )
+    else:
+        record = newest(ROOM / "records")
+    name = record.relative_to(ROOM) if record.is_relative_to(ROOM) else record
+    try:
+        text = page(record, name.as_posix())
+    except Failed as error:
+        print(f"python -m reports retell: {error}", file=sys.stderr)
+        return MISMATCH
+    except ImportError as error:
+        sentence = f"the page needs {error.name}: pip install 'convzoo[cpu]'"
+        print(f"python -m reports retell: {sentence}", file=sys.stderr)
+        return MISSING
+    if args.check and text == here:
+        print(f"{args.out} is up to date")
+        return FINE
+    if args.check:
+        print(f"{args.out} is out of date; to write it: python -m reports retell", file=sys.stderr)
+        return MISMATCH
+    args.out.write_text(text, encoding="utf-8", newline="\n")
+    print(f"{args.out} written")
+    return FINE
+
+
 def pick(args: argparse.Namespace) -> int:
     from . import advice
     from .collect import collect, records_in
@@ -197,6 +245,7 @@ VERBS = {
     "import": import_,
     "pick": pick,
     "gpu-code": gpu_code,
+    "retell": retell,
 }
 
 

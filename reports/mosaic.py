@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from .decompose import Layer
 
 SUFFIXES = (".png", ".svg", ".pdf")
-TINTS = (("red", "#c0392b"), ("green", "#2e8b57"), ("blue", "#2f6db5"))
+TINTS = (("red", "#a3201a"), ("green", "#1d6b3c"), ("blue", "#1f4f96"))
 INK, QUIET, PAPER = "#22262b", "#6b7280", "#ffffff"
 SCALES = ("outputs y", "maps x[c] * w[k,c]", "filters w")
-SIGNED = "RdBu_r"  # white is zero; red and blue stay apart for every kind of colour vision
+# White is zero; orange and blue stay apart for every kind of colour vision, and their ends stay light enough
+# for a photograph to be seen in them.
+SIGNED = ("#1b4f8a", "#5b9bd0", "#bcd9ee", "#ffffff", "#fbd3ad", "#ee8b45", "#a8420f")
 # Inches: a map, the space between rows and between columns, the margins.
-MAP, ROW_GAP, COLUMN_GAP, LEFT, RIGHT, TOP, BOTTOM = 2.0, 0.46, 0.3, 0.5, 1.2, 1.4, 1.15
+MAP, ROW_GAP, COLUMN_GAP, LEFT, RIGHT, TOP, BOTTOM = 1.72, 0.42, 0.24, 0.4, 1.1, 1.55, 1.25
 
 
 class Sheet:
@@ -47,16 +49,16 @@ class Sheet:
         return self.axes(*self.corner(row, column), MAP, MAP)
 
     def write(self, x: float, y: float, words: str, **style: Any) -> None:
-        style = {"color": INK, "ha": "center", "va": "center", "fontsize": 11} | style
+        style = {"color": INK, "ha": "center", "va": "center", "fontsize": 12} | style
         self.figure.text(x / self.width, y / self.height, words, parse_math=False, **style)
 
     def title(self, row: int, column: int, words: str, sign: str = "", **style: Any) -> None:
         """Above a square, its name; ``sign`` is what joins it to the squares above."""
         left, low = self.corner(row, column)
-        style = {"family": "DejaVu Sans Mono", "fontsize": 10.5, "va": "baseline"} | style
+        style = {"family": "DejaVu Sans Mono", "fontsize": 11.5, "va": "baseline"} | style
         if sign:
-            self.write(left + 0.1, low + MAP + 0.09, sign, fontsize=17, color=QUIET, va="baseline")
-        self.write(left + (0.3 if sign else 0), low + MAP + 0.11, words, ha="left", **style)
+            self.write(left + 0.09, low + MAP + 0.09, sign, fontsize=17, color=QUIET, va="baseline")
+        self.write(left + (0.26 if sign else 0), low + MAP + 0.11, words, ha="left", **style)
 
 
 def draw(layer: Layer, kernel: str, out: Path) -> None:
@@ -79,12 +81,18 @@ def _inputs(sheet: Sheet, layer: Layer) -> None:
     """First column: the photograph, and below it the channels it is made of."""
     picture = layer.x[0].transpose(1, 2, 0)
     sheet.square(0, 0).imshow(picture)
-    sheet.title(0, 0, "x", weight="bold", fontsize=12)
+    sheet.title(0, 0, "x", weight="bold", fontsize=14)
     for c, (name, color) in enumerate(TINTS):
-        tinted = np.zeros_like(picture)
-        tinted[..., c] = picture[..., c]
-        sheet.square(1 + c, 0).imshow(tinted)
+        sheet.square(1 + c, 0).imshow(_printed(picture[..., c], color))
         sheet.title(1 + c, 0, f"x[{c}] {name}", "+" if c else "=", color=color, weight="bold")
+
+
+def _printed(channel: np.ndarray, ink: str) -> np.ndarray:
+    """One channel as a print in one ink: paper where it is bright, ink where it is dark."""
+    from matplotlib.colors import to_rgb
+
+    dark = np.array(to_rgb(ink))
+    return dark + channel[..., None] * (1 - dark)
 
 
 def _outputs(sheet: Sheet, layer: Layer) -> list[Any]:
@@ -93,12 +101,12 @@ def _outputs(sheet: Sheet, layer: Layer) -> list[Any]:
     shown: list[Any] = []
     for k in range(layer.maps.shape[0]):
         shown.append(_signed(sheet.square(0, 1 + k), layer.sums[k], limits[0]))
-        sheet.title(0, 1 + k, f"y[{k}]", weight="bold", fontsize=12)
+        sheet.title(0, 1 + k, f"y[{k}]", weight="bold", fontsize=14)
         for c in range(layer.maps.shape[1]):
             shown.append(_signed(sheet.square(1 + c, 1 + k), layer.maps[k, c], limits[1]))
             sheet.title(1 + c, 1 + k, f"x[{c}] * w[{k},{c}]", "+" if c else "=")
             left, low = sheet.corner(1 + c, 1 + k)
-            inset = sheet.axes(left + MAP - 0.56, low + 0.06, 0.5, 0.5)
+            inset = sheet.axes(left + MAP - 0.55, low + 0.06, 0.49, 0.49)
             for spine in inset.spines.values():
                 spine.set(color=PAPER, linewidth=2.2)
             shown.append(_signed(inset, layer.w[k, c], limits[2], "evenly"))
@@ -114,11 +122,12 @@ def _limit(a: np.ndarray) -> float:
 
 def _signed(axes: Any, values: np.ndarray, limit: float, grow: str = "root") -> Any:
     """A signed image; with "root" the colour grows with the root of the value, so faint maps show too."""
-    from matplotlib.colors import FuncNorm, Normalize
+    from matplotlib.colors import FuncNorm, LinearSegmentedColormap, Normalize
 
+    colors = LinearSegmentedColormap.from_list("signed", SIGNED)
     norm = FuncNorm((_root, _square)) if grow == "root" else Normalize()
     norm.vmin, norm.vmax = -limit, limit
-    return axes.imshow(values, cmap=SIGNED, norm=norm, interpolation="nearest")
+    return axes.imshow(values, cmap=colors, norm=norm, interpolation="nearest")
 
 
 def _root(v: Any) -> Any:
@@ -138,8 +147,8 @@ def _scales(sheet: Sheet, images: list[Any]) -> None:
         bar.ax.set_yticklabels([f"{v:.2g}".replace("-", "\u2212") for v in bar.get_ticks()])
         bar.ax.minorticks_off()
         bar.outline.set_linewidth(0.6)
-        bar.ax.tick_params(labelsize=8.5, color=QUIET, labelcolor=INK)
-        sheet.write(left + 0.8, low + MAP / 2, words, rotation=270, fontsize=9.5, color=QUIET)
+        bar.ax.tick_params(labelsize=10, color=QUIET, labelcolor=INK)
+        sheet.write(left + 0.86, low + MAP / 2, words, rotation=270, fontsize=10.5, color=QUIET)
 
 
 def _words(sheet: Sheet, layer: Layer, kernel: str) -> None:
@@ -147,17 +156,17 @@ def _words(sheet: Sheet, layer: Layer, kernel: str) -> None:
     R, S = layer.w.shape[2:]
     left, top = LEFT, sheet.height
     sheet.write(
-        left, top - 0.5, "One convolution layer, taken apart", ha="left", fontsize=20, weight="bold"
+        left, top - 0.42, "One convolution layer, taken apart", ha="left", fontsize=21, weight="bold"
     )
     how = (
         f"{channels} \u2192 {count} channels, {R} \u00d7 {S} filters, {layer.x.shape[2]} \u00d7 "
-        f"{layer.x.shape[3]} \u2192 {P} \u00d7 {Q}. Every column reads from the top down: an output map is the "
+        f"{layer.x.shape[3]} \u2192 {P} \u00d7 {Q}. Every column reads from the top down:\nan output map is the "
         "sum of one map per input channel, plus a bias."
     )
-    sheet.write(left, top - 0.86, how, ha="left", fontsize=11, color=QUIET)
+    sheet.write(left, top - 0.9, how, ha="left", color=QUIET, linespacing=1.35)
     foot = (
         f"Each of the {count * channels} maps is one channel convolved with one filter (the small square) "
-        f"by {kernel}. White is zero, red above, blue below.\nImages of one kind share one scale; for maps "
-        "the colour grows with the root of the value, so that faint ones are seen."
+        f"by {kernel}. White is zero,\norange above, blue below. Images of one kind share one scale; for maps "
+        "the colour grows with the root of the\nvalue, so that faint ones are seen."
     )
-    sheet.write(left, 0.36, foot, ha="left", fontsize=9.5, color=QUIET, linespacing=1.5)
+    sheet.write(left, 0.42, foot, ha="left", fontsize=10.5, color=QUIET, linespacing=1.4)
