@@ -116,6 +116,14 @@ def parser() -> Parser:
     p.add_argument("--threads", type=int, metavar="N", help="default: all usable CPUs")
     p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0)
 
+    p = verb("trace", "the convolutions of your own network, as a file that is named where a set is")
+    p.add_argument("source", metavar="FILE.onnx|package.module:callable")
+    p.add_argument(
+        "--input", action="append", metavar="1x3x224x224", default=[],
+        help="shape of an input, in their order; a torch module needs it, an ONNX file may",
+    )  # fmt: skip
+    p.add_argument("--out", metavar="FILE.json", help="default: named after the network, here")
+
     verb("doctor", "this machine: hardware, libraries, threads, what would spoil timings")
 
     p = verb("machine", "write reports/machines/<name>.json and tell asv about this machine")
@@ -656,10 +664,32 @@ def _null(args: argparse.Namespace) -> int:
     return FINE
 
 
+def trace(args: argparse.Namespace) -> int:
+    from . import trace as tracing
+
+    try:
+        found = tracing.trace(args.source, [tracing.shape(text) for text in args.input])
+    except ImportError as error:
+        cures = {"onnx": "pip install 'convzoo[onnx]'", "torch": "pip install 'convzoo[cpu]'"}
+        name = (error.name or str(error)).partition(".")[0]
+        print(f"python -m benchmarks trace: needs {name}: {cures.get(name, error)}", file=sys.stderr)
+        return FAILED
+    if not found.counts:
+        raise ValueError(f"{args.source}: has no 2-D convolution{tracing.left_out_words(found)}")
+    out = Path(args.out) if args.out else None if args.json else tracing.default_path(args.source)
+    if out:
+        tracing.write(found, out)
+    if args.json:
+        emit("problems", {k: v for k, v in found.document().items() if k != "schema"})
+    else:
+        tracing.show(found, out)
+    return FINE
+
+
 VERBS = {
     "list": list_kernels, "check": check, "compare": compare, "cost": cost, "explain": explain, "doctor": doctor,
     "machine": machine, "export": export, "gpu": gpu, "gpu-offline": gpu_offline, "selftest": selftest,
-    "regress": regress, "history": history,
+    "regress": regress, "history": history, "trace": trace,
 }  # fmt: skip
 
 

@@ -155,6 +155,10 @@ SETS: dict[str, list[Layer]] = {
     "mobilenet": MOBILENET, "deepbench": DEEPBENCH, "tails": TAILS,
 }  # fmt: skip
 
+# Sets that lie in files: 216 distinct layers of the nine "light" networks that come with onnx's backend tests,
+# with the number of times that they occur in all nine (the file names its source).
+FILES = {"onnx_light": Path(__file__).parent / "onnx_light.json"}
+
 NETWORKS = ("resnet50", "vgg16", "mobilenet")  # sets whose counts add up to one pass through a network
 
 # What asv tracks over the history: the same dozen on every machine, forever (DESIGN: a static grid).
@@ -218,21 +222,27 @@ def networks_in(layers: list[Layer]) -> dict[str, list[list[Any]]]:
 
 def _resolve_one(word: str) -> list[Layer]:
     family, _, name = word.partition("/")
-    if family in SETS:
-        chosen = [layer for layer in SETS[family] if not name or layer.name == name]
+    if family in SETS or family in FILES:
+        every = SETS.get(family) or _from_file(FILES[family])
+        chosen = [layer for layer in every if not name or layer.name == name]
         if not chosen:
-            have = ", ".join(layer.name for layer in SETS[family])
+            have = ", ".join(layer.name for layer in every)
             raise ValueError(f"problem set {family} has {have}; got {name!r}")
         return chosen
     if os.path.isfile(word):
-        from convzoo.problem import read_problems  # here: an old commit that asv measures has none
-
-        return [Layer(*found) for found in read_problems(Path(word))]
+        return _from_file(Path(word))
     try:
         p = Conv2d.parse(word)
     except ValueError as error:
-        near = difflib.get_close_matches(word, SETS, n=1)
+        sets = [*SETS, *FILES]
+        near = difflib.get_close_matches(word, sets, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         files = f"there is no file {word}" if "." in word or "/" in word else "a file may list them"
-        raise ValueError(f"{error}; the sets are {', '.join(SETS)}{hint}; {files}") from None
+        raise ValueError(f"{error}; the sets are {', '.join(sets)}{hint}; {files}") from None
     return [Layer(str(p), p)]
+
+
+def _from_file(path: Path) -> list[Layer]:
+    from convzoo.problem import read_problems  # here: an old commit that asv measures has none
+
+    return [Layer(*found) for found in read_problems(path)]
