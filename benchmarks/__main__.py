@@ -41,6 +41,7 @@ def parser() -> Parser:
         "--problems", nargs="+", metavar="SET|FILE|STRING", default=["tiny", "seed", "tails"]
     )
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--timeout", type=float, metavar="SECONDS", default=300.0, help="for one cell")
 
     p = verb("compare", "time kernels against each other, each output judged before and after")
     p.add_argument("--preset", choices=("quick", "standard", "full"), default="quick")
@@ -194,43 +195,32 @@ def list_kernels(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> int:
-    from convzoo import Unavailable, Unsupported, load
-    from convzoo.reference import examine
-
+    from . import hardware
     from .problems import resolve
+    from .processes import Crew
     from .terminal import progress
-    from .worker import refuse_to_check, repeat
+    from .worker import repeat
 
     layers = resolve(args.problems)
     names = chosen(args.kernels or ["*"])
     rows: list[dict[str, Any]] = []
+    crew = Crew(hardware.usable_cpus(), args.timeout)
+    code = None
     try:
         with progress(len(names) * len(layers), quiet=args.json) as bar:
-            for name in names:
-                for layer in layers:
-                    p = layer.problem
-                    row: dict[str, Any] = {"kernel": name, "problem": str(p), "status": "ok", "why": ""}
-                    bar.step(f"{name} {p}")
-                    try:
-                        kernel = load(name)
-                        refuse_to_check(kernel, p)
-                        verdict = examine(kernel, p, args.seed)
-                        row |= {"score": verdict.score, "budget": verdict.budget}
-                        if not verdict.ok:
-                            again = repeat(name, str(p), args.seed)
-                            row |= {"status": "wrong", "why": verdict.why, "repeat": again}
-                    except Unavailable as reason:
-                        row |= {"status": "unavailable", "why": str(reason)}
-                    except Unsupported as reason:
-                        row |= {"status": "unsupported", "why": str(reason)}
-                    except Exception as error:  # the kernel's own fault, told as such
-                        row |= {"status": "crashed", "why": f"{type(error).__name__}: {error}"}
-                    rows.append(row)
+            for name, problem in ((n, str(x.problem)) for n in names for x in layers):
+                bar.step(f"{name} {problem}")
+                reply = crew.ask({"kernel": name, "problem": problem, "seed": args.seed})
+                row = {"kernel": name, "problem": problem, "why": "", **reply}
+                if row["status"] == "wrong":
+                    row["repeat"] = repeat(name, problem, args.seed)
+                rows.append(row)
     except KeyboardInterrupt:
-        _show_check(rows, args.json)
-        return INTERRUPTED
+        code = INTERRUPTED
+    finally:
+        crew.close()
     _show_check(rows, args.json)
-    return _exit_code([r["status"] for r in rows])
+    return code or _exit_code([r["status"] for r in rows])
 
 
 def _show_check(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -264,8 +254,7 @@ def _exit_code(statuses: list[str]) -> int:
 
 
 def compare(args: argparse.Namespace) -> int:
-    from . import compare as sweeping
-    from . import hardware, terminal
+    from . import hardware, summary, terminal
 
     for text in hardware.warnings():
         print(f"warning: {text}", file=sys.stderr)
@@ -278,9 +267,9 @@ def compare(args: argparse.Namespace) -> int:
     try:
         with terminal.progress(len(cells) * sweep.preset.rounds[0], quiet) as sweep.progress:
             sweep.run()
-        baseline = args.baseline or sweeping.default_baseline(cells)
+        baseline = args.baseline or summary.default_baseline(cells)
         lines = sweep.summarize(baseline)
-        sentence = sweeping.verdict_sentence(cells, baseline, sweep.threads, header["machine"])
+        sentence = summary.verdict_sentence(cells, baseline, sweep.threads, header["machine"])
         ended = "interrupted" if sweep.interrupted else "complete"
         log.add({
             "kind": "end", "status": ended, "libraries": sweep.about, "sentence": sentence,
@@ -355,6 +344,8 @@ def _resumed(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
     path = Path(args.resume).resolve()
     lines = list(record.read(path))
+    if not lines:
+        raise ValueError(f"{path}: holds no run: begin a new record")
     header = lines[0]
     now = record.commit()
     if (header["commit"], header["dirty"]) != (now["commit"], now["dirty"]) or now["dirty"]:

@@ -7,9 +7,12 @@ says with which status its cell must end, and a pattern that the reason must mat
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,12 +31,16 @@ REFUSED = "not exact|outside the|must be"
 
 @dataclass(frozen=True)
 class Fault:
-    """A way to be wrong, the status that a cell with it must get, and what the reason must say."""
+    """A way to be wrong, the status (or one of several) that its cell must get, and the reason's words.
+
+    ``host``: can only be seen where the arrays are in the host's memory.
+    """
 
     name: str
     spoil: Callable[[Any, Any, Any], Any]
     status: str
     reason: str
+    host: bool = False
 
     @property
     def headline(self) -> str:
@@ -43,11 +50,11 @@ class Fault:
 FAULTS: dict[str, Fault] = {}
 
 
-def must_end(status: str, reason: str = "") -> Callable:
+def must_end(status: str, reason: str = "", host: bool = False) -> Callable:
     """The function below is a fault: spoil(p, honest plan, backend) -> plan."""
 
     def enter(spoil: Callable) -> Callable:
-        FAULTS[spoil.__name__] = Fault(spoil.__name__, spoil, status, reason)
+        FAULTS[spoil.__name__] = Fault(spoil.__name__, spoil, status, reason, host)
         return spoil
 
     return enter
@@ -187,6 +194,21 @@ def one_buffer(p, honest, backend):
 
 FAULTS["one_buffer"] = replace(FAULTS["one_buffer"], reason="overwrote the first call's output")
 
+
+@must_end("wrong", "overwrote")
+def ring_of_buffers(p, honest, backend):
+    """Returns sixteen arrays in turn, more than a verdict looks at together."""
+    ring = [_empty(p, backend) for _ in range(16)]
+    turns = itertools.cycle(ring)
+
+    def run(x, weights):
+        y = next(turns)
+        backend.overwrite(y, backend.to_host(honest.run(x, weights)))
+        return y
+
+    return replace(honest, run=run)
+
+
 # --- the answer is another one -----------------------------------------------------------------------
 
 
@@ -227,6 +249,10 @@ def filter_flipped(p, honest, backend):
         return honest.pack(_like(backend, w, lambda host: host[:, :, ::-1, ::-1].copy()), b)
 
     return replace(honest, pack=pack)
+
+
+def _packed_copy(honest: Any, backend: Any, w: Any, b: Any) -> Any:
+    return honest.pack(*(_like(backend, a, lambda host: host) for a in (w, b)))
 
 
 def _like(backend: Any, array: Any, change: Callable[[Any], Any]) -> Any:
@@ -308,6 +334,29 @@ def changes_w(p, honest, backend):
     return replace(honest, pack=pack)
 
 
+@must_end("wrong", "wrote to x, w or b", host=True)
+def puts_x_back(p, honest, backend):
+    """Uses x as its own workspace, and puts back what was there before it returns."""
+
+    def run(x, weights):
+        kept = backend.to_host(x).copy()
+        backend.overwrite(x, 0 * kept)
+        backend.overwrite(x, kept)
+        return honest.run(x, weights)
+
+    return replace(honest, run=run)
+
+
+@must_end("wrong", REFUSED)
+def packs_a_view(p, honest, backend):
+    """Packs the caller's own array, and reads it when it is called."""
+
+    def run(x, weights):
+        return honest.run(x, honest.pack(*weights))
+
+    return replace(honest, run=run, pack=lambda w, b: (w, b))
+
+
 # --- it remembers ------------------------------------------------------------------------------------
 
 
@@ -338,6 +387,22 @@ def remembers_x_by_value(p, honest, backend):
     return replace(honest, run=run)
 
 
+@must_end("wrong", REFUSED)
+def remembers_weights_by_sum(p, honest, backend):
+    """Packs weights once and knows them by their sum, which others have as well."""
+    packs: dict[float, Any] = {}
+
+    def pack(w, b):
+        key = math.fsum(backend.to_host(w).reshape(-1))
+        if b is not None:
+            key += math.fsum(backend.to_host(b))
+        if key not in packs:
+            packs[key] = _packed_copy(honest, backend, w, b)
+        return packs[key]
+
+    return replace(honest, pack=pack)
+
+
 @must_end("mistrusted", "remembers its answers")
 def remembers_all_by_value(p, honest, backend):
     """Keeps the answer under the values of x and w: right, and timed it would be the fastest of all."""
@@ -345,7 +410,7 @@ def remembers_all_by_value(p, honest, backend):
     answers: dict[tuple[int, bytes], Any] = {}
 
     def pack(w, b):
-        packs.append(honest.pack(w, b))
+        packs.append(_packed_copy(honest, backend, w, b))
         return len(packs) - 1
 
     def run(x, which):
@@ -357,14 +422,14 @@ def remembers_all_by_value(p, honest, backend):
     return replace(honest, run=run, pack=pack)
 
 
-@must_end("mistrusted", "remembers its answers")
+@must_end("wrong mistrusted", "remembers its answers|not exact")
 def remembers_a_sample(p, honest, backend):
     """Knows an x that it has met by a few of its values, and skips the work."""
     packs: list[Any] = []
     answers: dict[tuple[int, bytes], Any] = {}
 
     def pack(w, b):
-        packs.append(honest.pack(w, b))
+        packs.append(_packed_copy(honest, backend, w, b))
         return len(packs) - 1
 
     def run(x, which):
@@ -390,6 +455,30 @@ def lazy_once_judged(p, honest, backend):
     return replace(honest, run=run)
 
 
+@must_end("wrong", "timed output is wrong")
+def lazy_but_for_the_last(p, honest, backend):
+    """Looks up how many calls a sample has, and works for the last alone, or for every other one of one."""
+    seen: dict[str, Any] = {"frame": None, "calls": 0}
+    odd = itertools.cycle((True, False))
+
+    def run(x, weights):
+        frame = sys._getframe(1)
+        while frame is not None and "batch" not in frame.f_locals:
+            frame = frame.f_back
+        if frame is None:
+            return honest.run(x, weights)
+        if seen["frame"] != id(frame):
+            seen.update(frame=id(frame), calls=0)
+        seen["calls"] += 1
+        calls = len(frame.f_locals["batch"])
+        if seen["calls"] < calls or (calls == 1 and next(odd)):
+            return _empty(p, backend)
+        seen["calls"] = 0
+        return honest.run(x, weights)
+
+    return replace(honest, run=run)
+
+
 @must_end("wrong", REFUSED + "|overwrote")
 def returns_early(p, honest, backend):
     """A thread of its own fills y later; the call returns at once."""
@@ -407,24 +496,66 @@ def returns_early(p, honest, backend):
     return replace(honest, run=run)
 
 
-@must_end("mistrusted", "thread")
+@must_end("wrong mistrusted", "timed output is wrong|no seed gives|read-only memory")
 def returns_early_once_judged(p, honest, backend):
-    """Lets a thread of its own do the work once the first verdict is given, and leaves it running."""
+    """Lets a thread of its own do the work once the first verdict is given, and does not wait for it."""
     calls = iter(range(10**9))
 
     def run(x, weights):
         if next(calls) < 8:
             return honest.run(x, weights)
-        y, filled = _empty(p, backend), threading.Event()
+        y = _empty(p, backend)
 
         def fill():
+            time.sleep(0.002)
             backend.overwrite(y, backend.to_host(honest.run(x, weights)))
-            filled.set()
-            time.sleep(5)
 
         threading.Thread(target=fill, daemon=True).start()
-        filled.wait()
         return y
+
+    return replace(honest, run=run)
+
+
+@must_end("mistrusted", "thread")
+def leaves_a_thread_at_work(p, honest, backend):
+    """Starts a thread that keeps a core busy while the next kernel is timed."""
+    calls = iter(range(10**9))
+
+    def spin():
+        ends = time.monotonic() + 5
+        while time.monotonic() < ends:
+            pass
+
+    def run(x, weights):
+        if next(calls) == 8:
+            threading.Thread(target=spin, daemon=True).start()
+        return honest.run(x, weights)
+
+    return replace(honest, run=run)
+
+
+@must_end("mistrusted", "process")
+def leaves_a_process_at_work(p, honest, backend):
+    """Starts a process that keeps a core busy while the next kernel is timed."""
+    calls = iter(range(10**9))
+    spin = "import time; end = time.time() + 30\nwhile time.time() < end: pass"
+
+    def run(x, weights):
+        if next(calls) == 8:
+            subprocess.Popen([sys.executable, "-c", spin], start_new_session=True)
+        return honest.run(x, weights)
+
+    return replace(honest, run=run)
+
+
+@must_end("mistrusted", "error state")
+def changes_what_others_find(p, honest, backend):
+    """Turns NumPy's warnings into errors, for itself and for whoever comes next."""
+    import numpy as np
+
+    def run(x, weights):
+        np.seterr(under="raise")
+        return honest.run(x, weights)
 
     return replace(honest, run=run)
 

@@ -20,7 +20,7 @@ BURSTS = 7
 
 def measure(threads: int) -> dict[str, Any]:
     """Ceilings with one thread and with ``threads``: GFLOP/s per dtype, GB/s per level; seconds spent."""
-    from .compare import python_path
+    from .processes import python_path
     from .worker import thread_environment
 
     found: dict[str, Any] = {"fma_gflops_per_s": {}, "read_gb_per_s": {}, "copy_gb_per_s": {}}

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import compare
+from .processes import python_path
 from .record import ROOT
 from .worker import thread_environment
 
@@ -238,7 +238,7 @@ def kernels_of(side: Side, globs: list[str], threads: int) -> dict[str, str | No
 
 def _run(side: Side, code: str, argument: str, threads: int) -> str:
     """The last line that ``code`` prints when a side's Python runs it as a worker would."""
-    paths = {"PYTHONPATH": compare.python_path(side.kernels)}
+    paths = {"PYTHONPATH": python_path(side.kernels)}
     done = subprocess.run(
         [side.python, "-c", code, argument], capture_output=True, text=True, cwd=ROOT,
         env=os.environ | thread_environment(threads) | paths,

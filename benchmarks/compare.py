@@ -1,24 +1,12 @@
 """The coordinator: every library in a process of its own, cells shuffled and interleaved over rounds.
 
 One measurement at a time: while a worker measures, the others are stopped. Each round uses fresh processes
-and fresh data, and the round, not the sample, is the unit of evidence: a cell's time is the median of its
-rounds' medians, its interval the one that the order of those medians gives without assuming a distribution.
+and fresh data. What the rounds say together is in ``summary``, how a process is asked in ``processes``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
-import os
-import queue
 import random
-import signal
-import statistics
-import subprocess
-import sys
-import threading
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -26,18 +14,15 @@ from typing import Any
 
 from convzoo import Conv2d
 
-from . import ceilings, hardware, plausibility
+from . import ceilings, plausibility
 from .problems import Layer
+from .processes import Worker
 from .record import ROOT, Record
 from .stopwatch import Effort
-from .worker import thread_environment
+from .summary import interval, speed, summary
 
-GPU_BACKENDS = (
-    "numba_cuda",
-    "cupy",
-    "torch_cuda",
-    "torch_mps",
-)  # the host's ceilings say nothing there
+# the host's ceilings say nothing there
+GPU_BACKENDS = ("numba_cuda", "cupy", "torch_cuda", "torch_mps")
 SETTLED = 0.02  # a cell whose interval is this narrow needs no further round
 
 
@@ -97,118 +82,6 @@ class Cell:
             return False
         low, high, _ = interval(found)
         return high / low - 1 <= SETTLED
-
-
-def interval(values: Iterable[float]) -> tuple[float, float, float]:
-    """(low, high, confidence) for the median, from order statistics: no distribution is assumed.
-
-    The narrowest pair of order statistics that holds the median with 95 %; with fewer than six values
-    the whole range, and the confidence says what that is worth (sign test; e.g. Conover, Practical
-    Nonparametric Statistics, 3e, section 3.2).
-    """
-    v = sorted(values)
-    n, tail, best = len(v), 0.0, 0
-    for k in range(n // 2):
-        tail += math.comb(n, k) / 2**n
-        if 1 - 2 * tail >= 0.95:
-            best = k
-    outside = 2 * sum(math.comb(n, k) for k in range(best + 1)) / 2**n
-    return v[best], v[n - 1 - best], max(0.0, 1 - outside)
-
-
-class Worker:
-    """A process that serves one backend; stopped whenever it is not asked."""
-
-    def __init__(
-        self, backend: str, threads: int, python: str = sys.executable, kernels: Path | None = None
-    ):
-        paths = {"PYTHONPATH": python_path(kernels)}
-        environment = os.environ | thread_environment(threads) | paths
-        environment.setdefault("CONVZOO_MEMORY_LIMIT", str(hardware.cell_memory()))
-        command = [python, "-m", "benchmarks.worker", backend]
-        self._process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C belongs to the coordinator, which keeps what is finished
-        )  # fmt: skip
-        self._replies: queue.Queue[str] = queue.Queue()
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
-        self.about: dict[str, str] = {}
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            for line in lines:
-                self._replies.put(line)
-        self._replies.put("")
-
-    def greet(self, timeout: float) -> dict[str, Any]:
-        """Wait until the library is imported; its versions, or why the worker is lost."""
-        hello = self._reply(timeout)
-        self.about = hello.get("about", {})
-        self._signal("suspend")
-        return hello
-
-    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """The reply, or status crashed or timeout, after which this worker is of no more use."""
-        assert self._process.stdin is not None
-        self._signal("resume")
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except OSError:
-            return {"status": "crashed", "why": self._obituary(), "lost": True}
-        reply = self._reply(timeout)
-        self._signal("suspend")
-        return reply
-
-    def _reply(self, timeout: float) -> dict[str, Any]:
-        ends, line = monotonic() + timeout, None
-        while line is None:
-            with contextlib.suppress(queue.Empty):
-                line = self._replies.get(timeout=max(0.0, min(0.5, ends - monotonic())))
-            if line is None and self._process.poll() is not None and self._replies.empty():
-                line = ""  # a child that it left behind holds the pipe open: no end will come
-            elif line is None and monotonic() >= ends:
-                self.close()
-                return {"status": "timeout", "why": f"no answer within {timeout:.0f} s", "lost": True}
-        if not line:
-            return {"status": "crashed", "why": self._obituary(), "lost": True}
-        return json.loads(line)
-
-    def _obituary(self) -> str:
-        code = self._process.wait(10)
-        return f"the process died of signal {-code}" if code < 0 else f"the process ended with {code}"
-
-    def _signal(self, what: str) -> None:
-        import psutil
-
-        with contextlib.suppress(psutil.NoSuchProcess):
-            getattr(psutil.Process(self._process.pid), what)()
-
-    def close(self) -> None:
-        """End the process and whatever it has started, which would hold the pipe open."""
-        with contextlib.suppress(
-            OSError, AttributeError
-        ):  # it is a session, and so a group, of its own
-            os.killpg(self._process.pid, signal.SIGKILL)
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._listener.join(5)  # closes the pipe that it reads; only it can
-        with contextlib.suppress(OSError):
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-
-
-def python_path(kernels: Path | None = None) -> str:
-    """The tree this coordinator runs from, so that workers import the same code, installed or not.
-
-    ``kernels`` is the source root of another tree whose convzoo is to be measured by this harness.
-    """
-    found = [str(kernels or ROOT / "kernels"), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return os.pathsep.join(filter(None, found))
 
 
 @dataclass
@@ -271,6 +144,9 @@ class Sweep:
 
     def _greet(self, workers: dict[str, Worker], backend: str) -> bool:
         hello = workers[backend].greet(self.timeout)
+        if hello.get("status") == "crashed":  # a second death is no accident any more
+            workers[backend] = Worker(backend, self.threads)
+            hello = workers[backend].greet(self.timeout)
         if "status" in hello:
             for cell in self.cells:
                 if cell.backend == backend:
@@ -334,7 +210,7 @@ class Sweep:
             if cell.status in ("unsupported", "unavailable"):
                 continue
             rival = self._find(baseline, cell)
-            lines.append(summary(cell) | {"baseline": baseline, **_ratio(rival, cell, "vs_baseline")})
+            lines.append(summary(cell) | {"baseline": baseline, **speed(rival, cell, "vs_baseline")})
             self.record.add({"kind": "cell", **lines[-1]})
         return lines
 
@@ -376,116 +252,6 @@ def resumed(
 
 
 cell_key = ("kernel", "problem", "scenario")
-
-
-def summary(cell: Cell) -> dict[str, Any]:
-    """What all rounds of a cell say together; only a cell whose every round is ok has a time."""
-    p = cell.layer.problem
-    line: dict[str, Any] = cell.key | {
-        "layer": cell.layer.name, "count": cell.layer.count, "status": cell.status, "why": cell.why,
-        "flops": p.flops, "min_bytes": p.min_bytes,
-    }  # fmt: skip
-    good = [r for r in cell.rounds.values() if r["status"] == "ok"]
-    if cell.status != "ok" or not good:
-        return line | ({} if cell.status != "ok" else {"status": "timeout", "why": "never measured"})
-    values = list(cell.medians.values())
-    low, high, confidence = interval(values)
-    seconds = statistics.median(values)
-    worst = max(good, key=lambda r: r["error"]["score"])
-    line |= {
-        "seconds": seconds, "low": low, "high": high, "confidence": confidence,
-        "rounds": len(values), "round_seconds": values,
-        "gflops_per_s": p.flops / seconds / 1e9,
-        "error": worst["error"],
-        **{k: good[-1][k] for k in ("accuracy", "algorithm", "workspace")},
-        **{k: statistics.median(r[k] for r in good) for k in ("plan_seconds", "pack_seconds")},
-    }  # fmt: skip
-    line["fingerprint"] = next((r["fingerprint"] for r in good if r.get("fingerprint")), {})
-    if all("device_seconds" in r for r in good):
-        line["device_seconds"] = statistics.median(r["device_seconds"] for r in good)
-    return line
-
-
-def ratios(slow: Cell, quick: Cell) -> list[float]:
-    """Round by round, how many times faster ``quick`` is than ``slow``; only rounds that both have."""
-    a, b = slow.medians, quick.medians
-    return [a[i] / b[i] for i in sorted(a.keys() & b.keys())]
-
-
-def _ratio(slow: Cell | None, quick: Cell, name: str) -> dict[str, Any]:
-    values = ratios(slow, quick) if slow is not None and slow.status == quick.status == "ok" else []
-    if not values:
-        return {}
-    low, high, _ = interval(values)
-    return {name: statistics.median(values), f"{name}_low": low, f"{name}_high": high}
-
-
-def default_baseline(cells: list[Cell]) -> str | None:
-    """What most people call today, where it ran; else the first kernel that did."""
-    ran = [c.kernel for c in cells if c.status == "ok" and c.medians]
-    usual = ("torch_cuda/builtin", "torch_mps/builtin", "torch_cpu/builtin", "numpy/im2col")
-    return next((k for k in usual if k in ran), ran[0] if ran else None)
-
-
-def verdict_sentence(cells: list[Cell], baseline: str | None, threads: int, machine: str) -> str:
-    """One sentence: which kernel won, by how much, with which guarantee, in which scenario."""
-    from convzoo.catalog import find
-
-    ran = [
-        c for c in cells if c.status == "ok" and c.medians and find(c.kernel).accuracy == "elementwise"
-    ]
-    if not ran:
-        return "No kernel with the elementwise guarantee was timed: nothing can be ranked."
-    sentences = []
-    for scenario in sorted({c.scenario for c in ran}):
-        mine = [c for c in ran if c.scenario == scenario]
-        wide = max(len([c for c in mine if c.kernel == k]) for k in {c.kernel for c in mine})
-        full = sorted(
-            {c.kernel for c in mine if len([d for d in mine if d.kernel == c.kernel]) == wide}
-        )
-        if baseline not in full or len(full) < 2:
-            sentences.append(
-                f"Only {', '.join(full)} ran on all problems: nothing to compare ({scenario})."
-            )
-            continue
-        grouped = {k: [c for c in mine if c.kernel == k] for k in full}
-        speed = {k: _geometric(grouped[baseline], grouped[k]) for k in full if k != baseline}
-        best = max(speed, key=lambda k: statistics.median(speed[k]))
-        values = speed[best]
-        if statistics.median(values) < 1:
-            values = [1 / v for v in values]
-            first, second = baseline, best
-        else:
-            first, second = best, baseline
-        low, high, confidence = interval(values)
-        problems = f"{wide} problems" if wide > 1 else f"{mine[0].layer.problem}"
-        verb = "is" if low > 1 else "cannot be told from the noise apart, but is perhaps"
-        sentences.append(
-            f"{first} {verb} {statistics.median(values):.2f}x ({low:.2f}-{high:.2f}) faster than {second} "
-            f"over {problems}, both elementwise, {scenario}, {threads} threads, on {machine} "
-            f"({len(values)} rounds, {confidence:.0%} confidence)."
-        )
-    return " ".join(sentences)
-
-
-def _geometric(slow: list[Cell], quick: list[Cell]) -> list[float]:
-    """Geometric mean over problems of the speed of ``quick`` against ``slow``, one value per round."""
-    pairs = [(a, b) for a in slow for b in quick if a.layer == b.layer]
-    shared = set.intersection(*(a.medians.keys() & b.medians.keys() for a, b in pairs))
-    return [
-        math.exp(statistics.fmean(math.log(a.medians[i] / b.medians[i]) for a, b in pairs))
-        for i in sorted(shared)
-    ]
-
-
-def skips(cells: list[Cell]) -> dict[tuple[str, str], list[Cell]]:
-    """Cells that did not run, grouped by status and reason."""
-    found: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        if cell.status != "ok":
-            reason = cell.why.removeprefix(f"{cell.kernel} ")
-            found.setdefault((cell.status, reason), []).append(cell)
-    return found
 
 
 def record_folder(given: str | None) -> Path:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
-from .compare import Worker
+from .processes import Worker
 from .stopwatch import Effort
 
 STEPS = ("import", "plan", "pack", "transfer", "first")

@@ -1,30 +1,42 @@
 """Reasons not to believe a time although the output was right, found in the process that was timed.
 
-A kernel that remembers its answers is right, and fast on every input that comes round again; one that fills
-y from a thread of its own, or that changes the clock, is right and fast as well. Their cells are
-``mistrusted``. This guards against mistakes and against shortcuts; it is no wall against an attacker who
-shares the process.
+A kernel that remembers its answers is right, and fast on every input that comes round again; one that leaves
+work to a thread or a process of its own, or that changes the clock, is right and fast as well. Their cells
+are ``mistrusted``, and so are those of a kernel that changes what the next one finds: threads, rounding,
+errors. This guards against mistakes and against shortcuts; it is no wall against an attacker who shares
+the process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 import threading
-from collections.abc import Iterator
+import time
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-PAIRS = 7  # calls with known and with new data, in turn; the fastest of each is compared
-SECONDS = 0.05  # and beyond the third no further pair is begun after this long
-SLOWER = 2.5  # a call with new data takes at most this times a call with known data ...
-LATER = 5e-6  # ... and this much beside: below it, noise decides
-ATTEMPTS = 6  # doubt must be found in each of these
+from .stopwatch import seconds_of_one
+
+PAIRS = 40  # turns with known and with new data; the fastest call of each is compared
+SECONDS = 0.05  # and beyond the third no further pair of turns is begun after this long
+SLOWER = 1.5  # a call with new data takes at most this times a call with known data ...
+LATER = 2e-6  # ... and this much beside: below it, noise decides
+ATTEMPTS = 8  # doubt must be found in each of these
+LOOKS = 8  # at what a kernel has left behind
 
 WATCHED = (
-    "time", "gc", "numpy", "convzoo.reference", "convzoo.problem", "convzoo.plan", "convzoo.backends",
-    "benchmarks.stopwatch", "benchmarks.worker", "benchmarks.doubts",
+    "time", "gc", "numpy", "builtins", "math", "statistics", "json", "threading", "random", "dataclasses",
+    "functools", "convzoo.reference", "convzoo.problem", "convzoo.plan", "convzoo.backends", "convzoo.catalog",
+    "benchmarks.stopwatch", "benchmarks.worker", "benchmarks.doubts", "benchmarks.guard", "__main__",
 )  # fmt: skip
+OWN = ("convzoo.", "benchmarks.", "__main__")
 
 
 class Watch:
@@ -32,54 +44,140 @@ class Watch:
 
     def __init__(self, backend: Any):
         self._backend = backend
-        self._before = list(self._rests())
+        self._before = dict(self._rests())
+        self._settings = dict(settings())
         self._threads = set(threading.enumerate())
+        self._children = _children()
 
-    def _rests(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _rests(self) -> Iterator[tuple[tuple[str, str], Any]]:
+        """(owner, name) and what it is now; a function is its code and defaults as well."""
         for name in WATCHED:
             if name in sys.modules:
-                yield name, dict(vars(sys.modules[name]))
-        from convzoo import Conv2d
-        from convzoo.reference import Verdict
-
-        for kind in (*type(self._backend).__mro__[:-1], Conv2d, Verdict):
-            yield kind.__name__, dict(vars(kind))
-        yield f"the backend {self._backend.name}", dict(vars(self._backend))
+                yield from _contents(name, sys.modules[name])
+        for kind in type(self._backend).__mro__[:-1]:
+            owner = f"the backend {kind.__name__}"
+            yield from (((owner, name), value) for name, value in vars(kind).items())
+        mine = f"the backend {self._backend.name}"
+        yield from (((mine, name), value) for name, value in vars(self._backend).items())
 
     def reasons(self) -> str:
         """What was changed or left running since, in one sentence, or nothing."""
-        for (what, before), (_, now) in zip(self._before, self._rests(), strict=False):
-            for name, value in now.items():
-                if name in before and before[name] is not value:
-                    return f"changed {name} of {what}, on which the clock and the verdict rest"
-                if name not in before and what.startswith("the backend"):
-                    return f"added {name} to {what}, on which the clock and the verdict rest"
-        left = set(threading.enumerate()) - self._threads
-        if left:
-            return f"left {len(left)} thread(s) running: what it returns need not be finished"
+        for (owner, name), value in self._rests():
+            if (owner, name) in self._before:
+                if self._before[owner, name] is not value:
+                    return f"changed {name} of {owner}, on which the clock and the verdict rest"
+            elif owner.startswith("the backend"):
+                return f"added {name} to {owner}, on which the clock and the verdict rest"
+        for what, now in settings():
+            if what in self._settings and self._settings[what] != now:
+                return f"changed {what} from {self._settings[what]} to {now} for all that runs after it"
+        threads = [t.native_id for t in threading.enumerate() if t not in self._threads]
+        children = [child.pid for child in _children() - self._children]
+        for what, stats in (
+            ("thread", [f"/proc/self/task/{i}/stat" for i in threads]),
+            ("process", [f"/proc/{i}/stat" for i in children]),
+        ):
+            if stats and (busy := _at_work([partial(_runs, stat) for stat in stats])):
+                return f"left {busy} {what}(s) at work: what it returns need not be finished"
         return ""
+
+
+def _contents(name: str, module: types.ModuleType) -> Iterator[tuple[tuple[str, str], Any]]:
+    for key, value in list(vars(module).items()):
+        if key.startswith("__"):
+            continue
+        yield (name, key), value
+        if not name.startswith(OWN):
+            continue
+        if isinstance(value, types.FunctionType):
+            yield (name, f"the code of {key}"), value.__code__
+            yield (name, f"the defaults of {key}"), value.__kwdefaults__ or value.__defaults__
+        elif isinstance(value, type) and value.__module__ == name:
+            for inner, method in vars(value).items():
+                yield (f"{name}.{key}", inner), method
+
+
+def settings() -> Iterator[tuple[str, Any]]:
+    """Settings of this process that decide how fast, how exact or how noisy the next kernel is."""
+    import numpy as np
+
+    yield "NumPy's error state", str(np.geterr())
+    yield "whether warnings are errors", any(rule[0] == "error" for rule in warnings.filters)
+    yield "the rounding of tiny numbers to zero", bool(np.float32(1e-40) * np.float32(1) == 0)
+    yield "the garbage collector", gc.isenabled()
+    yield "the tracing of calls", (sys.gettrace() is not None, sys.getprofile() is not None)
+    if "numba" in sys.modules:
+        import numba
+
+        yield "Numba's threads", numba.get_num_threads()
+    if "torch" in sys.modules:
+        import torch
+
+        yield "torch's threads", torch.get_num_threads()
+        yield "torch's default dtype", str(torch.get_default_dtype())
+        yield "torch's float32 precision", torch.get_float32_matmul_precision()
+        yield "torch's deterministic mode", torch.are_deterministic_algorithms_enabled()
+    with contextlib.suppress(ImportError):
+        from threadpoolctl import threadpool_info
+
+        for pool in threadpool_info():
+            if pool["user_api"] == "blas":
+                yield f"the threads of {pool['filepath']}", pool["num_threads"]
+
+
+def _at_work(states: list[Callable[[], bool]]) -> int:
+    """How many are found running more often than not, while nothing is asked of them."""
+    found = [0] * len(states)
+    for _ in range(LOOKS):
+        time.sleep(0.005)
+        for i, runs in enumerate(states):
+            found[i] += runs()
+    return sum(2 * n > LOOKS for n in found)
+
+
+def _runs(stat: str) -> bool:
+    """Whether a thread or a process is running, or waits for a processor, as Linux tells it."""
+    try:
+        return Path(stat).read_text().rpartition(")")[2].split()[0] in "RD"
+    except (OSError, IndexError):  # it has ended; or not Linux, where nothing tells
+        return False
+
+
+def _children() -> set[Any]:
+    """Processes that this one has started and, on Linux, what those have left behind."""
+    import psutil
+
+    return set(psutil.Process().children(recursive=True))
 
 
 def remembers(cell: Any) -> str:
     """Why the timed calls, whose inputs come round again, say nothing about a call with new data.
 
-    The same array is given the same values again and values that nobody can know, in turn; both were
-    just written, so that the caches hold as much of either.
+    The arrays of the timing are given their own values again, for two turns as in the timing, then
+    values that nobody can know; all were just written, so that the caches hold as much of either.
     """
     import numpy as np
 
-    x, known = cell.inputs[0], cell.host[0][0]
     rng = np.random.default_rng()  # from the system's entropy: no seed gives these values
+    eager = cell.scenario == "eager"  # then the weights come round again as well
     for attempt in range(ATTEMPTS):
         seconds: tuple[list[float], list[float]] = ([], [])
         began = perf_counter()
         for pair in range(PAIRS):
-            new = rng.standard_normal(known.shape).astype(known.dtype)
-            for values, found in ((known, seconds[0]), (new, seconds[1])):
-                found.append(_seconds(cell, x, values))
             spent = perf_counter() - began
-            if spent > 10 * SECONDS or (pair >= 2 and spent > SECONDS):
+            if spent > 10 * SECONDS or (pair >= 3 and spent > SECONDS):
                 break
+            turn = range(len(cell.inputs))
+            if seconds[0] and min(seconds[0]) > SECONDS:
+                turn = range(1)
+            for i in (*turn, *turn):
+                seconds[0].append(_seconds(cell, i, cell.host[i], eager))
+            for i in turn:
+                new = tuple(
+                    None if a is None else rng.standard_normal(a.shape).astype(a.dtype)
+                    for a in cell.host[i]
+                )
+                seconds[1].append(_seconds(cell, i, new, eager))
         again, fresh = map(min, seconds)
         if fresh <= SLOWER * again + LATER:
             break
@@ -88,31 +186,40 @@ def remembers(cell: Any) -> str:
                 f"a call with new data takes {fresh * 1e6:.3g} us, one with data it has met "
                 f"{again * 1e6:.3g} us: it remembers its answers"
             )
-    return _right_on(cell, x, new)  # type: ignore[possibly-undefined]
+    _put(cell, 0, cell.host[0], eager)
+    return _right_on(cell)
 
 
-def _seconds(cell: Any, x: Any, values: Any) -> float:
+def _put(cell: Any, i: int, values: tuple, eager: bool) -> None:
     backend = cell.kernel.backend
-    backend.overwrite(x, values)
+    backend.overwrite(cell.inputs[i], values[0])
+    for array, value in zip(cell.weights, values[1:], strict=True):
+        if eager and array is not None:
+            backend.overwrite(array, value)
     backend.synchronize()
+
+
+def _seconds(cell: Any, i: int, values: tuple, eager: bool) -> float:
+    _put(cell, i, values, eager)
     collecting = gc.isenabled()
     gc.disable()
-    begin = perf_counter()
-    y = cell.call(x)
-    backend.synchronize()
-    seconds = perf_counter() - begin
-    del y
+    seconds = seconds_of_one(cell.call, cell.inputs[i], cell.kernel.backend.synchronize)
     if collecting:
         gc.enable()
     return seconds
 
 
-def _right_on(cell: Any, x: Any, values: Any) -> str:
+def _right_on(cell: Any) -> str:
     """Whether a call after all the timing is right, read at once, on data that no seed gives."""
+    import numpy as np
+
     from convzoo.reference import judge, snapshot
 
-    backend = cell.kernel.backend
-    backend.overwrite(x, values)
-    y = snapshot(backend, cell.call(x))
-    verdict = judge(y, cell.problem, values, *cell.host[0][1:], accuracy=cell.kernel.accuracy)
+    backend, (known, w, b) = cell.kernel.backend, cell.host[0]
+    values = np.random.default_rng().standard_normal(known.shape).astype(known.dtype)
+    backend.overwrite(cell.inputs[0], values)
+    y = snapshot(backend, cell.call(cell.inputs[0]))
+    if not np.array_equal(backend.to_host(cell.inputs[0]), values):
+        return "after the timing, a call changed x"
+    verdict = judge(y, cell.problem, values, w, b, accuracy=cell.kernel.accuracy)
     return "" if verdict.ok else f"after the timing, on data that no seed gives: {verdict.why}"

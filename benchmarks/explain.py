@@ -12,8 +12,8 @@ from typing import Any
 from convzoo.catalog import find
 
 from . import formula, hardware, machine_file
-from .compare import Worker
 from .plausibility import useful_flops
+from .processes import Worker
 from .stopwatch import Effort
 
 EFFORT = Effort(sample=0.01, warm_up=0.03, budget=0.3, fewest=3, most=30)

@@ -420,8 +420,6 @@ def verdict_on(kernel: Any, source: str, filename: str = "<mutant>") -> str:
             verdict = examine(kernel, p, seed, plan)
             if not verdict.ok:
                 return f"on {p}, seed {seed}: {verdict.why}"
-            if why := _loses_weights(kernel, p, seed, plan):
-                return f"on {p}, seed {seed}: {why}"
     if _under_a_switch(kernel, modules[0]) != _under_a_switch(kernel, kernel.module()):
         return "does not refuse what it must while a process-wide switch lets the library round"
     return ""
@@ -473,25 +471,6 @@ def _refuses(kernel: Any, p: Conv2d, module: Any = None) -> bool:
     except Unsupported:
         return True
     return False
-
-
-def _loses_weights(kernel: Any, p: Conv2d, seed: int, plan: Any) -> str:
-    """Why packed weights are not the plan's own, or nothing: they must outlive a change of w and b."""
-    import numpy as np
-
-    from convzoo.plan import keep
-    from convzoo.reference import inputs, judge, snapshot
-
-    if plan.pack is keep:
-        return ""
-    backend, data = kernel.backend, inputs(p, seed)
-    x, w, b = (None if a is None else backend.to_device(a) for a in data)
-    weights = plan.pack(w, b)
-    for a in (w, b):
-        if a is not None:
-            backend.overwrite(a, np.full(tuple(a.shape), np.nan, p.dtype))
-    y = snapshot(backend, plan.run(x, weights))
-    return judge(y, p, *data, accuracy=kernel.accuracy).why
 
 
 def lines_run(kernel: Any, source: str) -> set[int]:
@@ -557,7 +536,7 @@ class _Judge:
         self._begin()
 
     def _begin(self) -> None:
-        from .compare import python_path
+        from .processes import python_path
 
         environment = os.environ | {
             "PYTHONPATH": python_path(), "NUMBA_DISABLE_JIT": "1", "NUMBA_NUM_THREADS": "3",

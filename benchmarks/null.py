@@ -12,10 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .compare import Cell, Preset, Sweep, interval, ratios
+from .compare import Cell, Preset, Sweep
 from .problems import resolve
 from .record import Record
 from .stopwatch import Effort
+from .summary import interval, ratios
 
 KERNELS = ("numba/direct", "numba/im2col", "numpy/im2col", "torch_cpu/builtin", "torch_cpu/packed")
 PROBLEMS = (

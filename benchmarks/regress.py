@@ -20,8 +20,8 @@ from typing import Any
 
 from . import significance
 from .checkout import Side
-from .compare import Worker
 from .problems import Layer
+from .processes import Worker
 from .stopwatch import Effort
 
 BASE, HEAD = "base", "head"

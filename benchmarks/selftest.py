@@ -72,10 +72,12 @@ def trials(backend: str, folder: Path, own: Path | None = None) -> list[Trial]:
     """Bad kernels of a backend, written to ``folder``, then those in ``own``, then the honest ones."""
     found = []
     for fault in bad_kernels.FAULTS.values():
-        busy = fault.status == "mistrusted" and backend != "python"
+        if fault.host and BACKENDS[backend].device != "cpu":
+            continue
+        busy = "mistrusted" in fault.status and backend != "python"
         path = bad_kernels.write(folder, backend, fault)
         cell = _cell(f"{backend}/{fault.name}", BUSY if busy else AWKWARD, path)
-        found.append(Trial(cell, (fault.status,), fault.reason, fault.headline))
+        found.append(Trial(cell, tuple(fault.status.split()), fault.reason, fault.headline))
     for path in sorted((own / backend).glob("*.py")) if own else ():
         for problem in (AWKWARD, BUSY if backend != "python" else HONEST_PROBLEMS[1]):
             cell = _cell(f"{backend}/{path.stem}", problem, path)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
-from .compare import Cell, skips
+from .compare import Cell
+from .summary import skips
 
 
 def console(stderr: bool = False) -> Any:

@@ -15,6 +15,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -42,14 +43,19 @@ class Cell:
     plan: Any
     call: Callable[[Any], Any]
     inputs: list[Any]
-    host: list[tuple]
+    host: list[tuple]  # (x, w, b) behind each of the inputs; w and b are always the same
+    weights: tuple[Any, Any]  # w and b on the device
+    scenario: str
     report: dict[str, Any]
 
     def time(self, effort: Effort) -> Samples:
+        from convzoo.reference import snapshot
+
         backend = self.kernel.backend
         clock = backend.device_clock()
         if backend.device != "cuda":
-            return measure(self.call, self.inputs, backend.synchronize, effort, clock)
+            copy = partial(snapshot, backend)  # at once: whoever calls run may read y at once
+            return measure(self.call, self.inputs, backend.synchronize, effort, clock, copy=copy)
         from .gpu_state import GpuState
 
         state = GpuState()
@@ -62,16 +68,41 @@ class Cell:
         return self.call(self.inputs[0])
 
     def judge(self, samples: Samples) -> Any:
-        """The verdict on the outputs of timed calls: the first that is wrong, or the last."""
-        from convzoo.reference import Verdict, judge
+        """The verdict on the outputs of timed calls, and on what those calls did to their inputs."""
+        from convzoo.reference import Verdict, judge, magnitude, oracle, snapshot
 
-        verdict = Verdict(False, "no timed call returned an output")
-        for i, y in samples.outputs.items():
-            y = self.kernel.backend.to_host(y) if self.kernel.backend.owns(y) else y
-            verdict = judge(y, self.problem, *self.host[i], accuracy=self.kernel.accuracy)
+        verdict, backend = Verdict(False, "no timed call returned an output"), self.kernel.backend
+        p, known = self.problem, {}
+        for output in samples.outputs:
+            data = self.host[output.turn]
+            if output.turn not in known:
+                known[output.turn] = oracle(p, *data), magnitude(p, *data)
+            home = snapshot(backend, output.y) if output.copy is None else output.copy
+            like = {"accuracy": self.kernel.accuracy, "known": known[output.turn]}
+            verdict = judge(home, p, *data, **like)
             if not verdict.ok:
                 return Verdict(False, "the timed output is wrong: " + verdict.why)
+        for x, (want, _, _) in zip(self.inputs, self.host, strict=True):
+            if not _same(backend.to_host(x), want):
+                return Verdict(False, "x was changed by a timed call")
         return verdict
+
+    def overwrote(self, samples: Samples) -> str:
+        """Whether an output of a timed call has changed since: every y must be a fresh one."""
+        from convzoo.reference import snapshot
+
+        for output in samples.outputs:
+            if output.copy is not None and not _same(
+                snapshot(self.kernel.backend, output.y), output.copy
+            ):
+                return "a later call overwrote the output of an earlier timed one"
+        return ""
+
+
+def _same(a: Any, b: Any) -> bool:
+    import numpy as np
+
+    return np.array_equal(a, b, equal_nan=True)
 
 
 def refuse_to_check(kernel: Any, p: Any) -> None:
@@ -132,12 +163,12 @@ def prepare_cell(name: str, problem: str, scenario: str, seed: int, path: str | 
         "pack_seconds": pack_seconds,
         "transfer_seconds": transfer_seconds,
         "first_seconds": first_seconds,
-        "workspace": plan.workspace,
+        "workspace": int(plan.workspace),
         "accuracy": kernel.accuracy,
         "algorithm": kernel.algorithm,
         "error": {k: v for k, v in asdict(verdict).items() if k not in ("ok", "why")},
     }
-    return Cell(kernel, p, plan, calls[scenario], xs, host, report)
+    return Cell(kernel, p, plan, calls[scenario], xs, host, (w, b), scenario, report)
 
 
 def _first_call(backend: Any, plan: Any, data: tuple) -> float:
@@ -169,17 +200,21 @@ def fingerprint_of(cell: Cell, scenario: str) -> dict[str, Any]:
 _fingerprints: dict[tuple[str, str, str], dict[str, Any]] = {}
 
 
-def run_cell(request: dict[str, Any]) -> dict[str, Any]:
+def run_cell(
+    request: dict[str, Any], say: Callable[[dict], None] = lambda line: None
+) -> dict[str, Any]:
     """One request of the coordinator, from plan to verdict; every outcome is a status.
 
-    ``lost`` in the reply: the kernel has changed this process, which must serve no other.
+    A request with an effort is timed, one without is judged alone. ``say`` takes what is to be known of
+    a process that dies before it replies. ``lost`` in the reply: the kernel has changed this process,
+    which must serve no other.
     """
     from convzoo.backends import BACKENDS
 
     from .doubts import Watch
 
     watch = Watch(BACKENDS[request["kernel"].partition("/")[0]])
-    reply = _from_plan_to_verdict(request)
+    reply = _answered(_timed if "effort" in request else _judged, request, say)
     if why := watch.reasons():
         reply["lost"] = True
         if reply["status"] == "ok":
@@ -187,20 +222,11 @@ def run_cell(request: dict[str, Any]) -> dict[str, Any]:
     return reply
 
 
-def _from_plan_to_verdict(request: dict[str, Any]) -> dict[str, Any]:
+def _answered(step: Callable[..., dict], request: dict[str, Any], say: Callable) -> dict[str, Any]:
     from convzoo import Unavailable, Unsupported
 
-    from .doubts import remembers
-
     try:
-        where = (request["kernel"], request["problem"], request["scenario"], request["seed"])
-        cell = prepare_cell(*where, request.get("path"))
-        samples = cell.time(Effort(**request["effort"]))
-        verdict = cell.judge(samples)
-        look = request.get("look", True)  # a kernel that remembers does so in every round
-        doubt = remembers(cell) if verdict.ok and look else ""
-        wanted = request.get("fingerprint", look)
-        fingerprint = fingerprint_of(cell, request["scenario"]) if wanted else {}
+        return step(request, say)
     except Unavailable as reason:
         return {"status": "unavailable", "why": str(reason)}
     except Unsupported as reason:
@@ -213,12 +239,47 @@ def _from_plan_to_verdict(request: dict[str, Any]) -> dict[str, Any]:
         return {"status": "crashed", "why": f"needs more than the {allowed} ({error})"}
     except Exception as error:  # the kernel's own: it costs one cell, not the run
         return {"status": "crashed", "why": f"{type(error).__name__}: {error}"}
+
+
+def _timed(request: dict[str, Any], say: Callable) -> dict[str, Any]:
+    from .doubts import remembers
+    from .guard import unguarded
+
+    where = (request["kernel"], request["problem"], request["scenario"], request["seed"])
+    cell = prepare_cell(*where, request.get("path"))
+    samples = cell.time(Effort(**request["effort"]))
+    verdict = cell.judge(samples)
     if not verdict.ok:
         return {"status": "wrong", "why": verdict.why}
+    look = request.get("look", True)  # a kernel that does so does so in every round
+    if look and (why := unguarded(cell.kernel, cell.plan, cell.problem, cell.host[0], say)):
+        return {"status": "wrong", "why": why}
+    doubt = remembers(cell) if look else ""
+    if why := cell.overwrote(samples):
+        return {"status": "wrong", "why": why}
     if doubt:
         return {"status": "mistrusted", "why": doubt}
+    wanted = request.get("fingerprint", look)
+    fingerprint = fingerprint_of(cell, request["scenario"]) if wanted else {}
     reply = cell.report | {"fingerprint": fingerprint}
     return {"status": "ok", **reply, **_summary(samples, bool(request.get("raw")))}
+
+
+def _judged(request: dict[str, Any], say: Callable) -> dict[str, Any]:
+    import convzoo
+    from convzoo.reference import examine, inputs
+
+    from .guard import unguarded
+
+    kernel = convzoo.load(request["kernel"], request.get("path"))
+    p, seed = convzoo.Conv2d.parse(request["problem"]), request["seed"]
+    refuse_to_check(kernel, p)
+    plan = kernel.plan(p)
+    verdict = examine(kernel, p, seed, plan)
+    why = verdict.why or unguarded(kernel, plan, p, inputs(p, seed), say)
+    if why:
+        return {"status": "wrong", "why": why}
+    return {"status": "ok", "score": verdict.score, "budget": verdict.budget}
 
 
 def _summary(samples: Samples, raw: bool) -> dict[str, Any]:
@@ -245,6 +306,10 @@ def _live_and_die_with_the_coordinator() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # not Linux
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what it started stays its child
+        parent = os.environ.get("CONVZOO_WORKER", "").partition("-")[0]
+        if parent and int(parent) != os.getppid():
+            sys.exit(1)  # it died before it could take this process with it
     if limit := os.environ.get("CONVZOO_MEMORY_LIMIT"):
         # data, not address space: CUDA reserves far more addresses than it ever uses
         with contextlib.suppress(ImportError, ValueError):
@@ -259,17 +324,26 @@ def main() -> None:
     begin = perf_counter()
     from convzoo.backends import BACKENDS
 
-    replies = os.fdopen(os.dup(1), "w")
+    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what a kernel reads must not be our requests
     os.dup2(2, 1)  # whatever a library prints must not mix with the replies
+    me = os.getpid()
+
+    def say(number: int, line: dict[str, Any]) -> None:
+        if os.getpid() != me:
+            os._exit(1)  # a copy of this process, forked by a kernel: it answers nobody
+        print(json.dumps(line | {"request": number}), file=replies, flush=True)
+
     backend = BACKENDS[sys.argv[1]]
     hello: dict[str, Any] = {"about": {}}
     if backend.why_not() is None:
         backend.set_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         hello["about"] = backend.about()
-    hello["import_seconds"] = perf_counter() - begin
-    print(json.dumps(hello), file=replies, flush=True)
-    for line in sys.stdin:
-        print(json.dumps(run_cell(json.loads(line))), file=replies, flush=True)
+    say(0, hello | {"import_seconds": perf_counter() - begin})
+    for line in requests:
+        request = json.loads(line)
+        number = request.pop("request")
+        say(number, run_cell(request, partial(say, number)))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--kernels", default="*", metavar="GLOBS",
         help="only kernels whose name matches one of these, by comma: 'numba/*,numpy/fft'",
     )  # fmt: skip
+    group.addoption(
+        "--kills", type=int, default=50, metavar="N",
+        help="how often the slow robustness test kills a coordinator or a worker",
+    )  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compare, record
+from benchmarks import compare, processes, record, summary
 from benchmarks.problems import resolve
 from benchmarks.stopwatch import Effort
 
@@ -34,7 +34,7 @@ def test_interval_has_the_confidence_it_states():
         held, stated = 0, 0.0
         for _ in range(2000):
             values = [math.exp(rng.gauss(0, 1)) for _ in range(n)]
-            low, high, stated = compare.interval(values)
+            low, high, stated = summary.interval(values)
             held += low <= 1 <= high
         assert held / 2000 == pytest.approx(stated, abs=0.03)
         if n >= 6:
@@ -42,8 +42,8 @@ def test_interval_has_the_confidence_it_states():
 
 
 def test_interval_of_few_rounds_is_their_range():
-    assert compare.interval([3.0, 1.0, 2.0]) == (1.0, 3.0, 0.75)
-    assert compare.interval([5.0]) == (5.0, 5.0, 0.0)
+    assert summary.interval([3.0, 1.0, 2.0]) == (1.0, 3.0, 0.75)
+    assert summary.interval([5.0]) == (5.0, 5.0, 0.0)
 
 
 @pytest.fixture
@@ -78,11 +78,11 @@ def kernels(tmp_path, monkeypatch):
             def run(x, weights):
                 calls[0] += 1
                 y = oracle(p, x, *weights).astype(x.dtype)
-                return y if calls[0] <= 5 else y + 1
+                return y if calls[0] <= 12 else y + 1
             return Plan(run)
     """)
     (folder / "drifts.py").write_text(head + drift)
-    monkeypatch.setattr(compare, "ROOT", root)
+    monkeypatch.setattr(processes, "ROOT", root)
     return root
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from benchmarks import cost, null
-from benchmarks.compare import interval
+from benchmarks.summary import interval
 
 
 def line(kernel, start, run):

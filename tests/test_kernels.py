@@ -206,8 +206,8 @@ def test_prepare(kernel, p):
         w[...] = np.nan
         if b is not None:
             b[...] = np.nan
-        again, larger = layer(x), layer(more)
-    for y in (first, again):
+        again, larger, back = layer(x), layer(more), layer(x)
+    for y in (first, again, back):
         expect_plain(y, p)
         trial.expect_right(kernel, p, data, y)
     expect_plain(larger, taller)

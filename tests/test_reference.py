@@ -208,7 +208,9 @@ def test_tf32_may_be_asked_for_exact_data_of_its_own_width():
 
 
 def test_unknown_tier():
-    with pytest.raises(ValueError, match="tier must be 'random', 'exact' or 'integers', got 'odd'"):
+    with pytest.raises(
+        ValueError, match="tier must be 'random', 'spot', 'exact' or 'integers', got 'odd'"
+    ):
         inputs(CASES["plain"], 0, "odd")
 
 

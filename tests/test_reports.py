@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compare, record
+from benchmarks import compare, record, summary
 from benchmarks.problems import Layer
 from convzoo import Conv2d
 from reports import __main__ as command
@@ -130,7 +130,7 @@ def test_interval_is_the_coordinators():
     rng = random.Random(0)
     for n in range(1, 14):
         values = [rng.lognormvariate(0, 1) for _ in range(n)]
-        assert evidence.interval(values) == compare.interval(values)
+        assert evidence.interval(values) == summary.interval(values)
 
 
 def test_two_rounds_tell_nothing_apart():

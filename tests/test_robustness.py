@@ -47,11 +47,7 @@ def begin(root, *arguments):
 
 
 def rounds(path):
-    return {
-        (x["kernel"], x["problem"], x["round"]): x["seconds"]
-        for x in record.read(path)
-        if x["kind"] == "round"
-    }
+    return {c: x.get("seconds") for c, x in _rounds(record.read(path)).items()}
 
 
 def workers_of(root):
@@ -64,6 +60,14 @@ def workers_of(root):
         except OSError:
             continue
     return found
+
+
+def none_left(root):
+    """Whether no worker is left, which one that has just been started needs a moment for."""
+    ends = time.monotonic() + 10
+    while workers_of(root) and time.monotonic() < ends:
+        time.sleep(0.05)
+    return not workers_of(root)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -79,9 +83,8 @@ def test_killed_at_any_moment_and_resumed(clean_tree, tmp_path, seed):
     process.communicate()
     (path,) = found
     before = rounds(path)
-    time.sleep(0.5)
     if sys.platform == "linux":
-        assert not workers_of(clean_tree), "a worker outlived its coordinator"
+        assert none_left(clean_tree), "a worker outlived its coordinator"
     done = begin(clean_tree, "compare", "--resume", str(path), "--json")
     out, err = done.communicate(timeout=120)
     assert done.returncode == 0, err
@@ -89,6 +92,50 @@ def test_killed_at_any_moment_and_resumed(clean_tree, tmp_path, seed):
     assert before.items() <= after.items(), "a finished cell was lost or measured again"
     assert len(after) == 2 * 2 * 3
     assert {c["rounds"] for c in json.loads(out)["cells"]} == {3}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+def test_many_kills_at_random_moments(clean_tree, tmp_path, request):
+    """SIGKILL of the coordinator loses what was in flight, and resume measures it; of a worker, one cell."""
+    rng, path, finished = random.Random(), None, 0
+    killed = {"coordinator": 0, "worker": 0}
+    while sum(killed.values()) < request.config.getoption("--kills"):
+        before, known = rounds(path) if path else {}, set(tmp_path.glob("*/*.jsonl"))
+        if path:
+            process = begin(clean_tree, "compare", "--resume", str(path), "-q")
+        else:
+            process = begin(clean_tree, *ARGUMENTS, "--records", str(tmp_path))
+        while path is None and process.poll() is None:
+            path = next(iter(set(tmp_path.glob("*/*.jsonl")) - known), None)
+        time.sleep(rng.uniform(0, 4.0))
+        workers, alive = workers_of(clean_tree), process.poll() is None
+        victim = rng.choice(("coordinator", "worker")) if workers else "coordinator"
+        if alive and victim == "worker":
+            os.kill(rng.choice(workers), signal.SIGKILL)
+        elif alive:
+            process.kill()
+        _, said = process.communicate(timeout=120)
+        killed[victim] += alive
+        assert "Traceback" not in said, said
+        if not path.stat().st_size:
+            path = None  # killed before the first line: nothing was finished
+            continue
+        lines, after = list(record.read(path)), rounds(path)
+        assert before.items() <= after.items(), "a finished cell was lost or measured again"
+        lost = {c[:2] for c, line in _rounds(lines).items() if line["status"] != "ok"}
+        if alive and victim == "coordinator":
+            assert none_left(clean_tree), "a worker outlived its coordinator"
+            assert not lost
+            continue
+        assert lines[-1]["kind"] == "end" and len(lost) <= (victim == "worker")
+        assert len({c for c in after if c[:2] not in lost}) == (4 - len(lost)) * 3
+        path, finished = None, finished + 1
+    print(f"killed {killed}; {finished} records finished")
+
+
+def _rounds(lines):
+    return {(x["kernel"], x["problem"], x["round"]): x for x in lines if x["kind"] == "round"}
 
 
 def test_killed_worker_costs_one_cell(tmp_path, monkeypatch):
@@ -123,6 +170,14 @@ def test_changed_tree_is_not_resumed(clean_tree, tmp_path):
     finally:
         other.unlink()
     assert refused.returncode == 3 and "begin a new record" in err
+
+
+def test_record_without_a_whole_line_is_refused_in_one_sentence(clean_tree, tmp_path):
+    for text in ("", '{"schema": "convzoo.rec'):
+        (tmp_path / "r.jsonl").write_text(text)
+        refused = begin(clean_tree, "compare", "--resume", str(tmp_path / "r.jsonl"))
+        _, err = refused.communicate(timeout=60)
+        assert refused.returncode == 3 and "holds no run: begin a new record" in err, err
 
 
 def test_two_runs_cannot_write_one_record(tmp_path):
@@ -204,3 +259,76 @@ def test_cell_without_end_of_memory_is_crashed(tmp_path, monkeypatch):
     compare.Sweep(cells, preset, 1, 0, log, timeout=60).run()
     log.close()
     assert cells[0].status == "crashed" and "0.5 GiB that a worker may use" in cells[0].why
+
+
+# --- kernels that reach for what is not theirs -------------------------------------------------------
+
+
+def ended(tmp_path, body, problem="n1c4h12w12k4r3s3-p1", also=(), timeout=20):
+    """Cells of a kernel with this run, and then of ``also``, one worker for all."""
+    source = (
+        '"""Planted."""\nimport mmap, os, sys\nimport numpy as np\nfrom convzoo.catalog import load\n'
+        "from convzoo.plan import Plan\ncalls = [0]\n\n\ndef plan(p):\n"
+        "    honest = load('numpy/shifted').plan(p)\n\n    def run(x, weights):\n"
+        f"        calls[0] += 1\n        {body}\n        return honest.run(x, weights)\n\n"
+        "    return Plan(run, pack=honest.pack)\n"
+    )
+    (tmp_path / "planted.py").write_text(source)
+    layers = resolve([problem])
+    cells = [compare.Cell("numpy/planted", layers[0], "packed", path=str(tmp_path / "planted.py"))]
+    cells += [compare.Cell(name, layers[0], "packed") for name in also]
+    log = record.Record(tmp_path / "r.jsonl", {"suite": 1})
+    preset = compare.Preset(Effort(0.001, 0.0, 0.01, 3, 5), (1, 1), 60)
+    compare.Sweep(cells, preset, 1, 0, log, timeout=timeout).run()
+    log.close()
+    return cells
+
+
+def test_forged_answer_is_no_answer(tmp_path):
+    """What comes before its time, or is not JSON, ends the worker and costs the cell."""
+    forged = 'for fd in range(3, 30):\n            try: os.write(fd, b\'{"status": "ok"}\\n\')\n'
+    forged += "            except OSError: pass"
+    cells = ended(tmp_path, f"if calls[0] == 2:\n          {forged}", also=["numpy/windows"])
+    assert [c.status for c in cells] == ["crashed", "ok"] and "unreadable" in cells[0].why
+
+
+def test_answer_of_a_forked_copy_is_nobodys(tmp_path):
+    """Both processes go on; only one of them answers, and the next cell gets its own answer."""
+    cells = ended(tmp_path, "calls[0] == 9 and os.fork()", also=["numpy/windows", "numpy/im2col"])
+    assert cells[0].status in ("ok", "mistrusted")
+    assert [c.status for c in cells[1:]] == ["ok", "ok"]
+    assert not [c for c in cells[1:] if c.rounds[0]["error"] == cells[0].rounds[0].get("error")]
+
+
+def test_input_of_the_worker_is_not_the_kernels(tmp_path):
+    cells = ended(tmp_path, "sys.stdin.readline()", also=["numpy/windows"])
+    assert [c.status for c in cells] == ["ok", "ok"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_shared_memory_without_end_is_crashed(tmp_path, monkeypatch):
+    """The limit that the system keeps counts private memory only."""
+    monkeypatch.setenv("CONVZOO_MEMORY_LIMIT", str(2**29))
+    body = "kept = [mmap.mmap(-1, 2**26) for _ in range(20)]\n        [m.write(b'x' * 2**26) for m in kept]"
+    (cell,) = ended(tmp_path, body + "\n        __import__('time').sleep(5)")
+    assert cell.status == "crashed" and "0.5 GiB that a worker may use" in cell.why
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_leaves_the_workers_group_ends_with_it(tmp_path):
+    mark = "3.14159265"
+    body = (
+        f"calls[0] == 1 and __import__('subprocess').Popen(['sleep', '{mark}'], start_new_session=True)"
+    )
+    ended(tmp_path, body)
+    commands = [path.read_bytes() for path in _readable(Path("/proc").glob("[0-9]*/cmdline"))]
+    assert not [c for c in commands if mark.encode() in c]
+
+
+def _readable(paths):
+    for path in paths:
+        try:
+            path.read_bytes()
+        except OSError:
+            continue
+        yield path

@@ -38,7 +38,9 @@ def test_numpy_family_and_a_sample_of_mutants():
     document = json.loads(done.stdout)
     assert done.returncode == 0 and document["passed"], not_as_it_must(document) or done.stderr
     bad = {c["kernel"]: c["status"] for c in document["cells"] if c["bad"]}
-    assert bad == {f"numpy/{f.name}": f.status for f in bad_kernels.FAULTS.values()}
+    assert bad.keys() == {f"numpy/{name}" for name in bad_kernels.FAULTS}
+    for fault in bad_kernels.FAULTS.values():
+        assert bad[f"numpy/{fault.name}"] in fault.status.split()
     assert {"wrong", "mistrusted", "crashed", "timeout"} == set(bad.values())
     assert sum(m["mutants"] for m in document["mutants"]) == 30
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trial
-from wrong_kernels import CROSSED_IN_THREADS, HONEST, PACKS_A_VIEW, TF32, WRONG
+from wrong_kernels import CROSSED_IN_THREADS, HONEST, TF32, WRONG
 
 from convzoo import Conv2d
 from convzoo.backends import BACKENDS
@@ -87,15 +87,23 @@ def _wrong_in_threads(kernel, p):
 
 
 def test_packed_view_is_seen_when_w_changes():
-    copies, _ = WRONG["bias-of-the-wrong-channel"]  # packs, and keeps w itself
-    p = PROBLEMS[2]
-    assert examine(PACKS_A_VIEW, p).ok
-    assert "not exact on integer data" in trial.pack_follows(PACKS_A_VIEW, p, PACKS_A_VIEW.plan(p))
-    assert trial.pack_follows(copies, p, copies.plan(p))
+    view, p = WRONG["packs-a-view-of-w"][0], PROBLEMS[2]
+    assert "not exact on integer data" in trial.pack_follows(view, p, view.plan(p))
     plan = dataclasses.replace(
         HONEST.plan(p), pack=lambda w, b: (w.copy(), None if b is None else b.copy())
     )
     assert trial.pack_follows(HONEST, p, plan) is None
+    assert examine(HONEST, p, 0, plan).ok
+
+
+@pytest.mark.parametrize(
+    "text", ["n1c64h30w30k8r3s3-p1", "n1c3h6w5k4r3s3-p1", "n1c16h56w56k4r3s3-g2-nhwc"]
+)
+def test_tf32_that_promises_normwise_is_seen_where_many_channels_add_to_the_bound(text):
+    """Random data alone lets it through on the first and the last; a spot in one channel does not."""
+    wrong = WRONG["tf32-that-promises-normwise"][0]
+    for seed in SEEDS:
+        assert "outside the normwise bound" in examine(wrong, Conv2d.parse(text), seed).why
 
 
 def test_failure_says_how_to_repeat_it():

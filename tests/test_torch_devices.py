@@ -153,7 +153,7 @@ def test_cuda_is_told_its_precision_with_every_call(stem, calls):
         assert verdict.ok, f"{p}: {verdict.why}"
         assert not implicit, "F.conv2d obeys process-wide switches: call torch._convolution on CUDA"
         if kernel.algorithm == "direct":
-            assert len(explicit) == 4, "examine runs a plan four times"
+            assert len(explicit) == 5, "examine runs a plan five times"
         for call in explicit:
             told = dict(zip(CONVOLUTION, call, strict=True))
             assert told["allow_tf32"] is (kernel.accuracy == "tf32")

@@ -45,15 +45,18 @@ def inputs(
     ``tier="random"``: standard normal x, He-normal w. ``tier="exact"``: odd integers so wide that a
     kernel which rounds its inputs is seen, so small that every partial sum is exact in any order; even
     seeds put the wide integers in x and +-1 in w, odd seeds the other way round. ``tier="integers"``:
-    x in -3..3, w in -1..1, for kernels that transform their inputs.
+    x in -3..3, w in -1..1, for kernels that transform their inputs. ``tier="spot"``: random, and x zero
+    but for a spot of 4 x 4 in one channel of each group, whose small norms make the normwise bound tell
+    float32 from TF32, which it does not where many channels or large planes add to it.
     """
     rng = np.random.default_rng([seed, sum(str(p).encode())])
     dtype = host_dtype(p)
-    if tier == "random":
+    if tier in ("random", "spot"):
         draw = np.float64 if p.dtype == "float64" else np.float32
         x = rng.standard_normal(p.x_shape, draw)
         w = rng.standard_normal(p.w_shape, draw) * draw(math.sqrt(2 / max(1, p.taps)))
         b = rng.standard_normal(p.K, draw)
+        x = x if tier == "random" else _spot(p, x, rng)
         if p.dtype == "bfloat16":
             x, w, b = (_round_to_bits(a, 8) for a in (x, w, b))
     elif tier == "integers":
@@ -70,8 +73,19 @@ def inputs(
             w = w * (ranks < EXACT_TAPS[p.dtype]).reshape(w.shape)
         b = rng.integers(-2048, 2049, p.K)
     else:
-        raise ValueError(f"tier must be 'random', 'exact' or 'integers', got {tier!r}")
+        raise ValueError(f"tier must be 'random', 'spot', 'exact' or 'integers', got {tier!r}")
     return x.astype(dtype), w.astype(dtype), (b.astype(dtype) if p.bias else None)
+
+
+def _spot(p: Conv2d, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """x with everything set to zero but 4 x 4 values in one channel of each group."""
+    left = np.zeros_like(x)
+    of, into = (a.transpose(0, 3, 1, 2) if p.layout == "nhwc" else a for a in (x, left))
+    h, v = (int(rng.integers(0, max(1, size - 3))) for size in (p.H, p.W))
+    for group in range(p.groups):
+        c = group * (p.C // p.groups) + int(rng.integers(0, max(1, p.C // p.groups)))
+        into[:, c, h : h + 4, v : v + 4] = of[:, c, h : h + 4, v : v + 4]
+    return left
 
 
 def _round_to_bits(a: np.ndarray, bits: int) -> np.ndarray:
@@ -161,17 +175,19 @@ class Verdict:
 
 def judge(
     y: Any, p: Conv2d, x: np.ndarray, w: np.ndarray, b: np.ndarray | None,
-    *, accuracy: str, tier: str = "random",
+    *, accuracy: str, tier: str = "random", known: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Verdict:  # fmt: skip
-    """The verdict on one host output for known inputs. Never raises on a bad output."""
+    """The verdict on one host output for known inputs. Never raises on a bad output.
+
+    ``known``: oracle and magnitude of these inputs, for whoever asks about several outputs.
+    """
     if type(y) is not np.ndarray:  # a subclass may answer the comparison itself
         return Verdict(False, f"y is {type(y).__name__}, not an array")
     if y.shape != p.y_shape or y.dtype != host_dtype(p):
         return Verdict(False, f"y is {y.dtype} {y.shape}, must be {host_dtype(p)} {p.y_shape}")
     if not y.flags.c_contiguous or not y.flags.writeable:
         return Verdict(False, "y must be C-contiguous and writable")
-    y64 = oracle(p, x, w, b)
-    A = magnitude(p, x, w, b)
+    y64, A = known or (oracle(p, x, w, b), magnitude(p, x, w, b))
     limit = allowed(p, x, w, A, accuracy)
     with np.errstate(invalid="ignore"):
         error = np.abs(y - y64)
@@ -217,53 +233,95 @@ def _inputs_once(p: Conv2d, seed: int, tier: str, accuracy: str) -> tuple:
 
 
 def examine(kernel: Any, p: Conv2d, seed: int = 0, plan: Any = None) -> Verdict:
-    """Plan ``p`` with ``kernel`` (or take ``plan``), run it four times and give the verdict.
+    """Plan ``p`` with ``kernel`` (or take ``plan``), run it five times and give the verdict.
 
-    Four runs, so that a memoised answer, a shared workspace, a reused output, a changed input and an
-    output that aliases an input are all seen: exact data; random data in the same x buffer with other
-    weights; the exact x with weights it has not met; and the first call again, after all earlier
-    outputs were overwritten with NaN. Raises what the kernel raises.
+    x, w and b are always the same three arrays with other values in them, so that an answer or packed
+    weights that are remembered, a shared workspace, a reused output, a changed input, an output that
+    aliases an input and packed weights that are a view are all seen: exact data; random data; the exact
+    data with two values of w exchanged, which no checksum and few samples of w tell; all earlier outputs
+    overwritten with NaN, the exact data with two values of x exchanged, on the weights packed first; the
+    first call again. A normwise kernel gets data with a spot too. Raises what the kernel raises.
     """
+    from .plan import keep
+
     plan = kernel.plan(p) if plan is None else plan
     backend, accuracy = kernel.backend, kernel.accuracy
     first = "exact" if accuracy == "elementwise" else "integers"
-    exact = _inputs_once(p, seed, first, accuracy)
-    random = _inputs_once(p, seed + 1, "random", accuracy)
-    other = (exact[0], *_inputs_once(p, seed + 2, first, accuracy)[1:])
-    x, w, b = (None if a is None else backend.to_device(a) for a in exact)
+    x0, w0, b0 = exact = _inputs_once(p, seed, first, accuracy)
+    rng = np.random.default_rng(seed)
+    calls: list[tuple[tuple, str, bool]] = [  # data, tier, on the weights that were packed first
+        (exact, first, True),
+        (_inputs_once(p, seed + 1, "random", accuracy), "random", False),
+        ((x0, _exchanged(w0, rng), b0), first, False),
+        ((_exchanged(x0, rng, _is_read(p)), w0, b0), first, True),
+        (exact, first, True),
+    ]
+    if accuracy == "normwise":
+        calls.insert(1, (_inputs_once(p, seed + 1, "spot", accuracy), "spot", False))
+    x, w, b = arrays = [None if a is None else backend.to_device(a) for a in exact]
+    held = list(exact)  # what was last written to x, w and b
     weights = plan.pack(w, b)
     earlier: list[tuple[Any, np.ndarray]] = []  # outputs, and what they held when they were made
     score = Verdict(True)
-    calls = (
-        (exact, weights, first),
-        (random, None, "random"),
-        (other, None, first),
-        (exact, weights, first),
-    )
-    for data, packed, tier in calls:
-        backend.overwrite(x, data[0])
-        if packed is None:
-            packed = plan.pack(*(None if a is None else backend.to_device(a) for a in data[1:]))
-        y = plan.run(x, packed)
+    for number, (data, tier, packed_first) in enumerate(calls):
+        for i, values in enumerate(data):
+            if values is not None and (i == 0 or not packed_first or plan.pack is keep):
+                backend.overwrite(arrays[i], values)
+                held[i] = values
+        y = plan.run(x, weights if packed_first else plan.pack(w, b))
         home = snapshot(backend, y)
         verdict = judge(home, p, *data, accuracy=accuracy, tier=tier)
         if not verdict.ok:
             return (
                 replace(verdict, why="a later call went wrong: " + verdict.why) if earlier else verdict
             )
-        if len(earlier) < 3 and not all(np.array_equal(snapshot(backend, y), k) for y, k in earlier):
+        for name, array, want in zip(("x", "w", "b"), arrays, held, strict=True):
+            if array is not None and not np.array_equal(backend.to_host(array), want):
+                return Verdict(False, f"{name} was changed by the call")
+        if number < len(calls) - 2 and not all(
+            np.array_equal(snapshot(backend, y), k) for y, k in earlier
+        ):
             return Verdict(False, "a second call overwrote the first call's output")
         earlier.append((y, home))
         if tier == "random":
             score = verdict
-        if len(earlier) == 3:
+        if number == len(calls) - 3:
             nan = np.full(p.y_shape, np.nan, host_dtype(p))
             for y, _ in earlier:
                 backend.overwrite(y, nan)
-    for name, array, want in zip(("x", "w", "b"), (x, w, b), exact, strict=True):
-        if array is not None and not np.array_equal(backend.to_host(array), want):
-            return Verdict(False, f"{name} was changed by the call")
     return score
+
+
+def _exchanged(a: np.ndarray, rng: np.random.Generator, places: np.ndarray | None = None) -> np.ndarray:
+    """``a`` with two of its values, unlike where there are such, in each other's place."""
+    changed = a.copy()
+    flat = changed.reshape(-1)
+    if not flat.size:
+        return changed
+    some = rng.integers(0, flat.size if places is None else len(places), 64)
+    some = some if places is None else places[some]
+    unlike = some[flat[some] != flat[some[0]]]
+    if unlike.size:
+        i, j = some[0], unlike[0]
+        flat[i], flat[j] = flat[j], flat[i]
+    return changed
+
+
+def _is_read(p: Conv2d) -> np.ndarray:
+    """Flat indices of the values of x that any output depends on; all of them where none is."""
+    rows = _met(p.P, p.R, p.stride[0], p.dilation[0], p.padding[0], p.H)
+    columns = _met(p.Q, p.S, p.stride[1], p.dilation[1], p.padding[2], p.W)
+    plane = rows[:, None] & columns
+    read = np.broadcast_to(plane[..., None] if p.layout == "nhwc" else plane, p.x_shape)
+    return np.flatnonzero(read | (not plane.any()))
+
+
+def _met(outputs: int, taps: int, stride: int, dilation: int, before: int, size: int) -> np.ndarray:
+    """Which positions along one axis any tap of any output meets."""
+    at = np.arange(outputs)[:, None] * stride + np.arange(taps) * dilation - before
+    met = np.zeros(size, bool)
+    met[at[(at >= 0) & (at < size)]] = True
+    return met
 
 
 def snapshot(backend: Any, y: Any) -> Any:
