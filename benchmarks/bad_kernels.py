@@ -197,8 +197,8 @@ FAULTS["one_buffer"] = replace(FAULTS["one_buffer"], reason="overwrote the first
 
 @must_end("wrong", "overwrote")
 def ring_of_buffers(p, honest, backend):
-    """Returns sixteen arrays in turn, more than a verdict looks at together."""
-    ring = [_empty(p, backend) for _ in range(16)]
+    """Returns eight arrays in turn, more than a verdict looks at together."""
+    ring = [_empty(p, backend) for _ in range(8)]
     turns = itertools.cycle(ring)
 
     def run(x, weights):

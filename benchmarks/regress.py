@@ -146,7 +146,6 @@ class Regression:
     suspects: int = 0
     about: dict[str, dict[str, dict[str, str]]] = field(default_factory=lambda: {BASE: {}, HEAD: {}})
     interrupted: bool = False
-    tested: list[Pair] = field(default_factory=list)
     _round_number: int = 0
 
     def run(self) -> None:
@@ -156,7 +155,6 @@ class Regression:
             self._confirm()
         except KeyboardInterrupt:
             self.interrupted = True
-        self.judge()
 
     def _screen(self) -> None:
         for i in range(self.screening):
@@ -174,30 +172,36 @@ class Regression:
     def _confirm(self) -> None:
         compared = [p for p in self.pairs if standing(p) == "compared"]
         self.family = len(compared)
-        suspects = [p for p in compared if significance.suspicious(p.seconds[BASE], p.seconds[HEAD])]
-        self.suspects = len(suspects)
-        rounds = self.rounds_to_confirm
+        live = [p for p in compared if significance.suspicious(p.seconds[BASE], p.seconds[HEAD])]
+        self.suspects = len(live)
+        for look in range(1, significance.LOOKS + 1):
+            live = self._rounds_until(look * self.rounds_to_confirm, live)
+            self.judge(live)
+            live = [p for p in live if p.adjusted_p is None or p.adjusted_p > significance.ALPHA]
+
+    def _rounds_until(self, rounds: int, live: list[Pair]) -> list[Pair]:
+        """Confirm these cells up to so many rounds in all; those for which the last look has hope left."""
         level = significance.mildest_level(self.suspects, self.family)
-        live = suspects
-        for i in range(rounds):
+        last = significance.LOOKS * self.rounds_to_confirm
+        for i in range(rounds - self.rounds_to_confirm, rounds):
             live = [p for p in live if standing(p) == "compared"]
-            live = [p for p in live if not significance.hopeless(p.confirmed, rounds - p.missed, level)]
+            live = [p for p in live if not significance.hopeless(p.confirmed, last - p.missed, level)]
             if not live:
                 break
             self._expect(len(live) * (rounds - i))
             self.round(live, "confirmed")
-        else:
-            self.tested = [p for p in live if standing(p) == "compared" and p.confirmed]
+        return [p for p in live if standing(p) == "compared" and p.confirmed]
 
     @property
     def rounds_to_confirm(self) -> int:
+        """Confirming rounds before the first look; as many again lie before the second."""
         return self.confirming or significance.rounds_for(self.family)
 
-    def judge(self) -> None:
-        """p and adjusted p of the cells that went through all confirming rounds."""
-        values = [significance.p_value(p.confirmed) for p in self.tested]
+    def judge(self, tested: Sequence[Pair]) -> None:
+        """p and adjusted p of cells that went through all confirming rounds of a look."""
+        values = [significance.p_value(p.confirmed) for p in tested]
         adjusted = significance.holm(values, max(self.family, len(values)))
-        for pair, p, q in zip(self.tested, values, adjusted, strict=True):
+        for pair, p, q in zip(tested, values, adjusted, strict=True):
             pair.p, pair.adjusted_p = p, q
 
     def verdict(self, pair: Pair) -> str:
@@ -268,7 +272,7 @@ class Regression:
         """What the run could see at all, for the reader of a "cannot tell"."""
         compared = [p for p in self.pairs if standing(p) == "compared"]
         spread = significance.noise([p.screened for p in compared] + [p.confirmed for p in compared])
-        confirming = self.rounds_to_confirm
+        confirming = significance.LOOKS * self.rounds_to_confirm
         arguments = (self.screening, confirming, self.family, self.minimum)
         return {
             "cells": len(self.pairs), "compared": len(compared), "suspects": self.suspects,

@@ -82,12 +82,13 @@ def test_hopeless_never_gives_up_what_could_still_be_found():
 
 
 def test_holm_counts_the_cells_that_were_no_suspects():
-    assert significance.holm([0.001, 0.004], family=10) == [pytest.approx(0.01), pytest.approx(0.036)]
-    assert significance.holm([0.02, 0.001, 0.5], family=3) == [
-        pytest.approx(0.04), pytest.approx(0.003), 0.5,
+    """Each p counts twice, for the two looks."""
+    assert significance.holm([0.001, 0.004], family=10) == [pytest.approx(0.02), pytest.approx(0.072)]
+    assert significance.holm([0.02, 0.001, 0.25], family=3) == [
+        pytest.approx(0.08), pytest.approx(0.006), 0.5,
     ]  # fmt: skip
     assert significance.holm([], family=5) == []
-    assert significance.mildest_level(2, 10) == pytest.approx(0.01 / 9)
+    assert significance.mildest_level(2, 10) == pytest.approx(0.01 / 2 / 9)
 
 
 def test_interval_holds_the_truth_as_often_as_it_says_and_agrees_with_the_test():
