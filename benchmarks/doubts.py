@@ -74,11 +74,11 @@ class Watch:
         threads = [t.native_id for t in threading.enumerate() if t not in self._threads]
         children = [child.pid for child in _children() - self._children]
         for what, stats in (
-            ("thread", [f"/proc/self/task/{i}/stat" for i in threads]),
-            ("process", [f"/proc/{i}/stat" for i in children]),
+            ("thread(s)", [f"/proc/self/task/{i}/stat" for i in threads]),
+            ("process(es)", [f"/proc/{i}/stat" for i in children]),
         ):
             if stats and (busy := _at_work([partial(_runs, stat) for stat in stats])):
-                return f"left {busy} {what}(s) at work: what it returns need not be finished"
+                return f"left {busy} {what} at work: what it returns need not be finished"
         return ""
 
 
