@@ -9,11 +9,13 @@
 
 typedef long long distance;
 
-constexpr int WARPS = 4, THREADS = 32 * WARPS, STAGES = 3;
-constexpr int DEPTH = 32;                              // of a step: a row of a tile is 128 bytes,
-constexpr int CHUNKS = DEPTH / 4;                      // 8 chunks of 16 bytes, one cp.async each
-constexpr int STAGE = (ROWS + COLUMNS) * DEPTH;        // floats
-constexpr int M = ROWS / 2 / 16, N = COLUMNS / 2 / 8;  // mma tiles of a warp; warps are 2 x 2
+constexpr int TALL = ROWS / 2, WIDE = PRODUCTS == 1 ? COLUMNS / 2 : 32;  // pixels, filters of a warp
+constexpr int M = TALL / 16, N = WIDE / 8;                               // its tiles of mma
+constexpr int SETS = PRODUCTS == 3 ? 2 : 1;  // sums of a warp: of the big products, and of the small
+constexpr int THREADS = 64 * COLUMNS / WIDE, STAGES = 3;
+constexpr int DEPTH = 32;                        // of a step: a row of a tile is 128 bytes,
+constexpr int CHUNKS = DEPTH / 4;                // 8 chunks of 16 bytes, one cp.async each
+constexpr int STAGE = (ROWS + COLUMNS) * DEPTH;  // floats
 
 struct __align__(16) Window {  // of one output pixel: where it starts in memory and in the image
     const float *x;
@@ -27,7 +29,7 @@ __device__ __forceinline__ int at(int row, int chunk) { return row * DEPTH + ((c
 #if PRODUCTS == 0
 // The sums of a thread are where mma would leave them, so both ways share the end of the kernel.
 __device__ __forceinline__ void multiply(
-    float (&sums)[M][N][4], const float *xs, const float *ws, int row, int column, int lane)
+    float (&sums)[SETS][M][N][4], const float *xs, const float *ws, int row, int column, int lane)
 {
 #pragma unroll 4
     for (int k = 0; k < DEPTH; ++k) {
@@ -42,7 +44,7 @@ __device__ __forceinline__ void multiply(
         for (int i = 0; i < 2 * M; ++i)
 #pragma unroll
             for (int j = 0; j < 2 * N; ++j)
-                sums[i / 2][j / 2][i % 2 * 2 + j % 2] += v[i] * u[j];
+                sums[0][i / 2][j / 2][i % 2 * 2 + j % 2] += v[i] * u[j];
     }
 }
 #else
@@ -56,7 +58,7 @@ __device__ __forceinline__ void split(unsigned v, unsigned &big, unsigned &small
 }
 
 __device__ __forceinline__ void multiply(
-    float (&sums)[M][N][4], const float *xs, const float *ws, int row, int column, int lane)
+    float (&sums)[SETS][M][N][4], const float *xs, const float *ws, int row, int column, int lane)
 {
 #pragma unroll
     for (int k = 0; k < CHUNKS; k += 2) {  // an mma is two chunks deep
@@ -76,24 +78,23 @@ __device__ __forceinline__ void multiply(
 #pragma unroll
             for (int e = 0; e < 4; ++e)
                 split(v[e], big[e], small[e]);
-            // the small products first; all tiles before the next product, so that none waits for its sum
-            if (PRODUCTS == 3) {
+            // The tensor cores cut sums to 24 bits, so small products have sums of their own, where
+            // that costs little. All tiles before the next product: none waits for its last sum.
 #pragma unroll
-                for (int j = 0; j < N; ++j)
-                    mma_m16n8k8_tf32(sums[i][j], small, w_big[j]);
-#pragma unroll
-                for (int j = 0; j < N; ++j)
-                    mma_m16n8k8_tf32(sums[i][j], big, w_small[j]);
-            }
+            for (int j = 0; j < N && PRODUCTS == 3; ++j)
+                mma_m16n8k8_tf32(sums[SETS - 1][i][j], small, w_big[j]);
 #pragma unroll
             for (int j = 0; j < N; ++j)
-                mma_m16n8k8_tf32(sums[i][j], big, w_big[j]);
+                mma_m16n8k8_tf32(sums[0][i][j], big, w_big[j]);
+#pragma unroll
+            for (int j = 0; j < N && PRODUCTS == 3; ++j)
+                mma_m16n8k8_tf32(sums[SETS - 1][i][j], big, w_small[j]);
         }
     }
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) tensor_core(
+extern "C" __global__ void __launch_bounds__(THREADS, 256 / THREADS) tensor_core(
     const float *__restrict__ x, const float *__restrict__ w, const float *__restrict__ b,
     float *__restrict__ y,
     int pixels, int H, int W, int K, int P, int Q, int R, int S, int groups, int channels, int depth,
@@ -118,7 +119,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) tensor_core(
     }
     __syncthreads();
 
-    // This thread copies chunk `mine` of every 16th row; (r, s, c) is where that chunk stands in depth.
+    // This thread copies chunk `mine` of some rows; (r, s, c) is where that chunk stands in depth.
     const int mine = thread % CHUNKS, mine_from = thread / CHUNKS;
     int r = 0, s = 0, c = 4 * mine;
     auto load = [&](int step) {
@@ -148,8 +149,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) tensor_core(
         cp_async_commit();  // an empty group too: the wait below counts groups
     };
 
-    const int row = warp % 2 * (ROWS / 2), column = warp / 2 * (COLUMNS / 2);
-    float sums[M][N][4] = {};
+    const int row = warp % 2 * TALL, column = warp / 2 * WIDE;
+    float sums[SETS][M][N][4] = {};
     for (int step = 0; step < STAGES - 1; ++step)
         load(step);
     for (int step = 0; step * DEPTH < depth; ++step) {
@@ -178,7 +179,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) tensor_core(
             if (!first || !out[i])
                 continue;
             float *to = out[i] + k * next_k;
-            const float sum = sums[i / 2][j][i % 2 * 2] + bias, next_sum = sums[i / 2][j][i % 2 * 2 + 1] + next_bias;
+            float sum = sums[0][i / 2][j][i % 2 * 2], next_sum = sums[0][i / 2][j][i % 2 * 2 + 1];
+            if (SETS == 2) {
+                sum += sums[SETS - 1][i / 2][j][i % 2 * 2];
+                next_sum += sums[SETS - 1][i / 2][j][i % 2 * 2 + 1];
+            }
+            sum += bias;
+            next_sum += next_bias;
             if (in_pairs)
                 *reinterpret_cast<float2 *>(to) = make_float2(sum, next_sum);
             else {

@@ -1,5 +1,5 @@
 // Two warpgroups sum a tile of ROWS pixels x COLUMNS filters with wgmma. wgmma_3xtf32.py, beside this
-// file, compiles and launches it, with ROWS (128 or 256), COLUMNS (64 or 128) and STAGES as macros.
+// file, compiles and launches it, with ROWS x COLUMNS (128 x 128, 256 x 64 or 128 x 64) and STAGES as macros.
 //
 // x is [N,H,W,G,channels]; w is [2,G,filters,depth], the big parts and the small parts of the weights.
 // channels, filters and depth are padded with zeros; depth runs over (r, s, channel) as one index.
@@ -22,7 +22,7 @@ struct __align__(16) Window {  // of one output pixel: where it starts in memory
 // The 128-byte swizzle that wgmma reads, and that keeps copies and ldmatrix from meeting in a bank.
 __device__ __forceinline__ int at(int row, int chunk) { return row * DEPTH + ((chunk ^ (row & 7)) << 2); }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) wgmma_3xtf32(
+extern "C" __global__ void __launch_bounds__(THREADS, ROWS * COLUMNS == 128 * 64 ? 2 : 1) wgmma_3xtf32(
     const float *__restrict__ x, const float *__restrict__ w, const float *__restrict__ b,
     float *__restrict__ y,
     int pixels, int H, int W, int K, int P, int Q, int R, int S, int groups, int channels, int depth,
@@ -82,7 +82,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) wgmma_3xtf32(
     };
 
     const int row = thread / 128 * 64 * M + thread / 32 % 4 * 16;  // of this warp, in the first tile
-    float sums[M][COLUMNS / 2] = {};
+    float sums[2][M][COLUMNS / 2] = {};     // of the big products, and of the small: see below
     unsigned big[2][M][4], small[2][M][4];  // x in registers, in turn: the last ones are still read
     for (int step = 0; step < STAGES - 2; ++step)
         load(step);
@@ -107,12 +107,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) wgmma_3xtf32(
             }
             const unsigned long long w_big = rows_of_128_bytes(ws + 4 * k);
             const unsigned long long w_small = rows_of_128_bytes(ws + COLUMNS * DEPTH + 4 * k);
+            // The tensor cores cut sums to 24 bits. To add a small product to a large sum would cut that
+            // once more, so small products have sums of their own.
             wgmma_fence();
 #pragma unroll
             for (int i = 0; i < M; ++i) {
-                wgmma_m64k8_tf32(sums[i], small[turn][i], w_big);
-                wgmma_m64k8_tf32(sums[i], big[turn][i], w_small);
-                wgmma_m64k8_tf32(sums[i], big[turn][i], w_big);
+                wgmma_m64k8_tf32(sums[0][i], big[turn][i], w_big);
+                wgmma_m64k8_tf32(sums[1][i], small[turn][i], w_big);
+                wgmma_m64k8_tf32(sums[1][i], big[turn][i], w_small);
             }
             wgmma_commit();
             if (k == 0)
@@ -141,7 +143,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) wgmma_3xtf32(
             if (!first || !out[i])
                 continue;
             float *to = out[i] + k * next_k;
-            const float sum = sums[i / 2][4 * j + i % 2 * 2] + bias, next_sum = sums[i / 2][4 * j + i % 2 * 2 + 1] + next_bias;
+            const int at_row = 4 * j + i % 2 * 2;
+            const float sum = sums[0][i / 2][at_row] + sums[1][i / 2][at_row] + bias;
+            const float next_sum = sums[0][i / 2][at_row + 1] + sums[1][i / 2][at_row + 1] + next_bias;
             if (in_pairs)
                 *reinterpret_cast<float2 *>(to) = make_float2(sum, next_sum);
             else {

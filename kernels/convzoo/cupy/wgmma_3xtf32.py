@@ -1,17 +1,18 @@
 """Hopper's own matrix instruction: four warps multiply 64 rows at once, and go on while it works.
 
 After    cupy/tensor_core_3xtf32   (new here: wgmma, asynchronous, its second operand from shared memory)
-Idea     mma.sync cannot feed Hopper's tensor cores; wgmma (HGMMA) takes 128 filters straight from shared
-         memory, in the 128-byte swizzle that the copies wrote, and 64 pixels from registers. That
-         decides who is split where. x is split on the fly, in registers, into big + small. The weights
-         are known ahead: pack splits them once, and a block copies both parts. Two warpgroups each sum
-         up to 128 pixels x 128 filters; while the tensor cores have one group of products at work, the
-         warps load and split the next eight channels, and copies of the next step come in.
+Idea     mma.sync cannot feed Hopper's tensor cores; wgmma (HGMMA) takes up to 128 filters straight from
+         shared memory, in the 128-byte swizzle that the copies (LDGSTS) wrote, and 64 pixels from
+         registers. That decides who is split where. x is split on the fly, in registers, into big and
+         small parts. The weights are known ahead: pack splits them once, and a block copies both parts.
+         Each of two warpgroups sums 64 pixels x 128 filters, the small products apart. While the tensor
+         cores have one group of products at work, the warps load and split the next eight channels, and
+         copies of the steps behind come in.
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,C/G,R,S] → y[N,K,P,Q] or [N,P,Q,K]   float32
          inside: x[N·P·Q, R·S·C/G] @ w[2, K/G, R·S·C/G]ᵀ for each group
-Threads  block 256 (2 warpgroups); tile 256 pixels x 128 filters, smaller for small layers
+Threads  block 256 (2 warpgroups); tile 128 pixels x 128 filters, 256 x 64 or 128 x 64
 Cost     FLOP   3 · 2·N·K·P·Q·C/G·R·S on the tensor cores
-         bytes  x read R·S·⌈K/128⌉ times, both parts of w ⌈N·P·Q/256⌉ times, mostly from L2; y once
+         bytes  x read R·S·⌈K/128⌉ times, both parts of w ⌈N·P·Q/128⌉ times, mostly from L2; y once
 Limits   compute capability 9.0 exactly (sm_90a) and NVRTC 12.9; at least 32 products in an output, since
          tensor cores cut their sums (cupy/tensor_core_3xtf32 takes fewer); overflow, Inf and denormals
          as there. Plain pipelines: no TMA, no warps that only copy, no clusters that share w
@@ -33,7 +34,7 @@ from convzoo.problem import Conv2d
 ALGORITHM = "gemm"
 DTYPES = ("float32",)
 SOURCE = Path(__file__).with_suffix(".cu")
-TILES = ((256, 128), (128, 128), (256, 64), (128, 64))
+TILES = ((128, 128), (256, 64), (128, 64))
 FEW_TAPS = 32
 
 
@@ -62,9 +63,7 @@ def plan(p: Conv2d) -> Plan:
         )
     rows, columns = gemm.tile(p, TILES)
     gemm.check_sizes(p, rows, columns)
-    stages = (
-        3 if (rows, columns) in (TILES[0], TILES[-1]) else 4
-    )  # all that fit; of the smallest, twice 3
+    stages = 3 if (rows, columns) == TILES[-1] else 4  # the smallest tile: two blocks at once
     shared = gemm.shared_bytes(rows, 2 * columns, stages)
     kernel = compiled(
         SOURCE, "wgmma_3xtf32", shared, "sm_90a", ROWS=rows, COLUMNS=columns, STAGES=stages
