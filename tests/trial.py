@@ -99,7 +99,7 @@ def tier(kernel: Any) -> str:
 
 
 def integer_inputs(kernel: Any, p: Conv2d, seed: int = 0) -> tuple[Any, Any, Any]:
-    return inputs(p, seed, tier(kernel), kernel.accuracy)
+    return inputs(p, seed, tier(kernel), kernel.accuracy, kernel.algorithm)
 
 
 def expect_right(kernel: Any, p: Conv2d, data: tuple, y: Any, seed: int = 0) -> None:

@@ -29,6 +29,7 @@ ACCURACIES = ("elementwise", "normwise", "tf32", "half")
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 TINY = {"float32": 2.0**-126, "float64": 2.0**-1022, "float16": 2.0**-24, "bfloat16": 2.0**-126}
 WIDEST = {"float32": 4095, "float64": 2**30 - 1, "float16": 2047, "bfloat16": 255}
+ACCUMULATOR = {"float16": "float32", "bfloat16": "float32"}  # what sums are kept in
 EXACT_TAPS = {"float32": 4000, "float64": 2**22, "float16": 4000, "bfloat16": 4000}
 
 
@@ -38,16 +39,18 @@ def host_dtype(p: Conv2d) -> np.dtype:
 
 
 def inputs(
-    p: Conv2d, seed: int, tier: str = "random", accuracy: str = "elementwise"
+    p: Conv2d, seed: int, tier: str = "random", accuracy: str = "elementwise", algorithm: str = "direct"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """x, w and b (None without bias) for one problem; the same seed gives the same data everywhere.
 
     ``tier="random"``: standard normal x, He-normal w. ``tier="exact"``: odd integers so wide that a
     kernel which rounds its inputs is seen, so small that every partial sum is exact in any order; even
-    seeds put the wide integers in x and +-1 in w, odd seeds the other way round. ``tier="integers"``:
-    x in -3..3, w in -1..1, for kernels that transform their inputs. ``tier="spot"``: random, and x zero
-    but for a spot of 4 x 4 in one channel of each group, whose small norms make the normwise bound tell
-    float32 from TF32, which it does not where many channels or large planes add to it.
+    seeds put the wide integers in x and +-1 in w, odd seeds the other way round. For ``algorithm``
+    "winograd" each filter keeps only so many channels that F(2x2, 3x3) is exact, too: its sums of
+    transformed numbers are up to 81 times as large, in units of a quarter. ``tier="integers"``: x in
+    -3..3, w in -1..1, for kernels that transform their inputs and promise less. ``tier="spot"``: random,
+    and x zero but for a spot of 4 x 4 in one channel of each group, whose small norms make the normwise
+    bound tell float32 from TF32, which it does not where many channels or large planes add to it.
     """
     rng = np.random.default_rng([seed, sum(str(p).encode())])
     dtype = host_dtype(p)
@@ -71,6 +74,10 @@ def inputs(
         if p.taps > EXACT_TAPS[p.dtype]:  # so many terms would leave the exact range
             ranks = rng.permuted(np.tile(np.arange(p.taps), (p.K, 1)), axis=1)
             w = w * (ranks < EXACT_TAPS[p.dtype]).reshape(w.shape)
+        kept = int(2 / UNIT[ACCUMULATOR.get(p.dtype, p.dtype)]) // (2 * 4 * 81 * widest)
+        if algorithm == "winograd" and p.C // p.groups > kept:
+            ranks = rng.permuted(np.tile(np.arange(p.C // p.groups), (p.K, 1)), axis=1)
+            w = w * (ranks < kept)[:, :, None, None]
         b = rng.integers(-2048, 2049, p.K)
     else:
         raise ValueError(f"tier must be 'random', 'spot', 'exact' or 'integers', got {tier!r}")
@@ -224,8 +231,8 @@ def _describe(
 
 
 @lru_cache(maxsize=4)
-def _inputs_once(p: Conv2d, seed: int, tier: str, accuracy: str) -> tuple:
-    arrays = inputs(p, seed, tier, accuracy)
+def _inputs_once(p: Conv2d, seed: int, tier: str, accuracy: str, algorithm: str) -> tuple:
+    arrays = inputs(p, seed, tier, accuracy, algorithm)
     for a in arrays:
         if a is not None:
             a.flags.writeable = False
@@ -247,17 +254,18 @@ def examine(kernel: Any, p: Conv2d, seed: int = 0, plan: Any = None) -> Verdict:
     plan = kernel.plan(p) if plan is None else plan
     backend, accuracy = kernel.backend, kernel.accuracy
     first = "exact" if accuracy == "elementwise" else "integers"
-    x0, w0, b0 = exact = _inputs_once(p, seed, first, accuracy)
+    kind = accuracy, kernel.algorithm
+    x0, w0, b0 = exact = _inputs_once(p, seed, first, *kind)
     rng = np.random.default_rng(seed)
     calls: list[tuple[tuple, str, bool]] = [  # data, tier, on the weights that were packed first
         (exact, first, True),
-        (_inputs_once(p, seed + 1, "random", accuracy), "random", False),
+        (_inputs_once(p, seed + 1, "random", *kind), "random", False),
         ((x0, _exchanged(w0, rng), b0), first, False),
         ((_exchanged(x0, rng, _is_read(p)), w0, b0), first, True),
         (exact, first, True),
     ]
     if accuracy == "normwise":
-        calls.insert(1, (_inputs_once(p, seed + 1, "spot", accuracy), "spot", False))
+        calls.insert(1, (_inputs_once(p, seed + 1, "spot", *kind), "spot", False))
     x, w, b = arrays = [None if a is None else backend.to_device(a) for a in exact]
     held = list(exact)  # what was last written to x, w and b
     weights = plan.pack(w, b)
