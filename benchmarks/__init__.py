@@ -11,5 +11,5 @@ if "asv_runner" in sys.modules:
     from . import asv_type, hardware, worker
 
     _threads = int(os.environ.get("CONVZOO_THREADS", hardware.usable_cpus()))
-    os.environ.update(worker.thread_environment(_threads))
+    os.environ.update(worker.library_environment(_threads))
     asv_type.register()

@@ -21,12 +21,12 @@ BURSTS = 7
 def measure(threads: int) -> dict[str, Any]:
     """Ceilings with one thread and with ``threads``: GFLOP/s per dtype, GB/s per level; seconds spent."""
     from .processes import python_path
-    from .worker import thread_environment
+    from .worker import library_environment
 
     found: dict[str, Any] = {"fma_gflops_per_s": {}, "read_gb_per_s": {}, "copy_gb_per_s": {}}
     began = perf_counter()
     for n in sorted({1, threads}):
-        environment = os.environ | thread_environment(n) | {"PYTHONPATH": python_path()}
+        environment = os.environ | library_environment(n) | {"PYTHONPATH": python_path()}
         command = [sys.executable, "-m", "benchmarks.ceilings", str(n)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         if done.returncode:

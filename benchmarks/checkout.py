@@ -27,7 +27,7 @@ from typing import Any
 
 from .processes import python_path
 from .record import ROOT
-from .worker import thread_environment
+from .worker import library_environment
 
 FOLDER = ROOT / ".asv" / "regress"
 CORE = ROOT / "kernels" / "convzoo"
@@ -241,7 +241,7 @@ def _run(side: Side, code: str, argument: str, threads: int) -> str:
     paths = {"PYTHONPATH": python_path(side.kernels)}
     done = subprocess.run(
         [side.python, "-c", code, argument], capture_output=True, text=True, cwd=ROOT,
-        env=os.environ | thread_environment(threads) | paths,
+        env=os.environ | library_environment(threads) | paths,
     )  # fmt: skip
     if done.returncode or not done.stdout.strip():
         said = done.stderr.strip() or "it prints nothing"

@@ -17,7 +17,7 @@ from typing import Any
 
 from . import hardware
 from .record import ROOT
-from .worker import thread_environment
+from .worker import library_environment
 
 # in the environment of a worker and of all that it starts: the process that asks it, and a number
 TOKEN = "CONVZOO_WORKER"
@@ -35,7 +35,7 @@ class Worker:
     ):
         self._token = f"{os.getpid()}-{secrets.token_hex(8)}"
         added = {"PYTHONPATH": python_path(kernels), TOKEN: self._token}
-        environment = os.environ | thread_environment(threads) | added
+        environment = os.environ | library_environment(threads) | added
         environment.setdefault("CONVZOO_MEMORY_LIMIT", str(hardware.cell_memory()))
         self._memory = int(environment["CONVZOO_MEMORY_LIMIT"])
         command = [python, "-m", "benchmarks.worker", backend]

@@ -50,7 +50,7 @@ def written(
         Layer(f"layer{i}", Conv2d.parse(p), (counts or {}).get(p, 1)) for i, p in enumerate(problems)
     ]
     first = {
-        "suite": 1, "method": "compare", "machine": "box-a", "hardware": HARDWARE, "ceilings": CEILINGS,
+        "suite": 2, "method": "compare", "machine": "box-a", "hardware": HARDWARE, "ceilings": CEILINGS,
         "started": "2026-11-23T07:50:11+00:00", "commit": record.commit()["commit"], "dirty": False,
         "command": ["python", "-m", "benchmarks", "compare"], "preset": "quick", "threads": 2,
         "scenarios": ["packed"], "seed": 7, "warnings": [], "kernels": list(kernels),

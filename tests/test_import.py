@@ -129,7 +129,7 @@ def drop(kind):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (change_first(suite=2), "measured by suite 2, and these records by suite 1"),
+        (change_first(suite=1), "measured by suite 1, and these records by suite 2"),
         (change_first(method="asv"), "method asv, not by compare"),
         (change_first(dirty=True), "uncommitted changes"),
         (change_first(commit="unknown"), "which commit was measured, got unknown"),

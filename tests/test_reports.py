@@ -35,7 +35,7 @@ KERNELS = {
     "numpy/fft": (0.4, "fft", "normwise"),
 }
 HEADER = {
-    "suite": 1, "method": "compare", "machine": "test-machine", "hardware": {"cpu": "a CPU", "gpus": []},
+    "suite": 2, "method": "compare", "machine": "test-machine", "hardware": {"cpu": "a CPU", "gpus": []},
     "started": "2026-11-23T07:50:11+00:00", "commit": "0123456789abcdef", "dirty": False,
     "command": ["python", "-m", "benchmarks", "compare", "--kernels", "numpy/*"], "preset": "quick",
     "threads": 2, "scenarios": ["packed"], "seed": 7, "warnings": [],
