@@ -35,7 +35,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from convzoo.numba import _memory
+from convzoo.numba import _memory, _simd
 from convzoo.plan import Plan, Unsupported
 from convzoo.problem import Conv2d
 
@@ -44,6 +44,7 @@ CHUNK = 64  # channels summed in registers before the sum goes to M: short chain
 STAGGER = 192  # bytes between the frequencies of V, lest multiples of 4096 evict each other
 CACHE = 600e3  # bytes of V that stay in the second-level cache beside M and a panel
 SHARED_CACHE = 16e6  # bytes of panels that stay in the last-level cache from one call to the next
+CHANNELS = 16  # of which one thread transforms the filters at a time
 SERIAL_FLOPS = 4e6  # of the definition: below, waking a second thread costs more than it saves
 
 # Numba's cache keys a function by its bytecode and the cells of its closure, not by the text of what it
@@ -166,6 +167,13 @@ class Code:
             "masked.store", nothing, self.vector, pointer, I32, self.mask, suffix=".p0"
         )
         self.b.call(store, [value, self.pointer(address, 0, self.vector), I32(self.size), mask])
+
+    def prefetch(self, address, offset):
+        """Ask for a cache line, to write it: a hint, which never faults."""
+        pointer = self.pointer(address, offset, I8)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+        f = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
+        self.b.call(f, [pointer, I32(1), I32(3), I32(1)])
 
     # arithmetic
 
@@ -304,7 +312,7 @@ def _operation(recipe: Recipe, body: Callable):
 @cache
 def operations(recipe: Recipe) -> SimpleNamespace:
     """The functions for one recipe, each named for what it does; all arguments are int64."""
-    AT, _, BT = matrices(recipe.points)
+    AT, G, BT = matrices(recipe.points)
     points = [Fraction(point) for point in recipe.points.split(",")]
     pairs = [i for i, (a, b) in enumerate(itertools.pairwise(points)) if a == -b]
     A, L, vector, pitch = recipe.A, recipe.lanes, recipe.vector, 2 * recipe.lanes
@@ -442,7 +450,28 @@ def operations(recipe: Recipe) -> SimpleNamespace:
             before = b.select(again, c.load(M, i * vector), c.zeros)
             c.store(b.fadd(v, before), M, i * vector)
 
+    def filters(c, taps, u, stride, channels):
+        """u = G g GT of one panel of filters, whose taps lie in the order c, r, s; frequencies lie
+        ``stride`` bytes apart. In float64, rounded once."""
+        d = Code(c.b, recipe._replace(dtype="float64"))
+        widen, narrow = (c.b.fpext, c.b.fptrunc) if c.size == 4 else (lambda v, _: v,) * 2
+
+        def channel(i, taps, u):
+            for half in (0, vector):
+                g = [widen(c.load(taps, 2 * t * vector + half), d.vector) for t in range(9)]
+                at = c.b.add(u, I64(half))
+                for row in G:
+                    line = [d.combine(row, g[s::3]) for s in range(3)]
+                    for other in G:
+                        c.store(narrow(d.combine(other, line), c.vector), at)
+                        c.prefetch(at, 4 * vector)  # of the second next channel
+                        at = c.b.add(at, stride)
+            return c.b.add(taps, I64(9 * 2 * vector)), c.b.add(u, I64(2 * vector))
+
+        c.loop(channels, channel, taps, u)
+
     bodies = (
+        filters,
         clear,
         read_pixels,
         write_pixels,
@@ -624,6 +653,45 @@ def work(typingctx, recipe, part, x, u, bias, y, scratch, numbers):
     return types.void(recipe, *arguments), generate
 
 
+@intrinsic(prefer_literal=True)
+def filters(typingctx, recipe, taps, u, stride, channels):
+    """One panel of filters for the recipe that a literal text gives; see ``work``."""
+    if not isinstance(recipe, types.StringLiteral):
+        return None
+    dtype, lanes, tiles, layout, points, _ = recipe.literal_value.split()
+    do = operations(Recipe(dtype, int(lanes), int(tiles), layout, points)).filters
+    arguments = taps, u, stride, channels
+
+    def body(taps, u, stride, channels):
+        do(taps, u, stride, channels)
+
+    def generate(context, builder, signature, values):
+        return context.compile_internal(builder, body, types.void(*arguments), values[1:])
+
+    return types.void(recipe, *arguments), generate
+
+
+@cache
+def transform_of_filters(recipe: Recipe):
+    """transform(panels, taps, u, channels), compiled here and never again; arrays are addresses."""
+    literal = " ".join(map(str, (*recipe, SOURCE)))
+    F, pair = recipe.A**2, 2 * recipe.vector
+
+    def transform(panels, taps, u, channels):
+        groups = -(-channels // CHANNELS)
+        for item in prange(panels * groups):
+            panel, first = item // groups, item % groups * CHANNELS
+            source = taps + (panel * channels + first) * 9 * pair
+            target = u + (panel * F * channels + first) * pair
+            filters(literal, source, target, channels * pair, min(CHANNELS, channels - first))
+
+    transform.__qualname__ += (
+        "_" + hashlib.sha256(literal.encode()).hexdigest()[:16]
+    )  # see ``compiled``
+    signature = types.void(*[types.int64] * 4)
+    return njit(signature, parallel=True, cache=True)(transform)
+
+
 @cache
 def compiled(recipe: Recipe):
     """The function of one part, compiled here and never again while running; arrays are addresses."""
@@ -679,46 +747,6 @@ def launcher(dtype: str, parallel: bool):
     if parallel:
         return njit(signature, parallel=True, cache=True)(on_all_threads)
     return njit(signature, nogil=True, cache=True)(on_one_thread)
-
-
-# --- filters -----------------------------------------------------------------------------------------
-
-
-@cache
-def transform_of_filters(dtype: str):
-    """u = G g GT of all filters, in float64, rounded once."""
-
-    def transform(w, G, u):
-        K, C = w.shape[:2]
-        panels, wide = len(u), u.shape[3]
-        A = len(G)
-        for panel in prange(panels):
-            g, half = np.zeros((3, 3, wide)), np.empty((A, 3, wide))
-            some = min(wide, K - panel * wide)
-            for c in range(C):
-                for k in range(some):
-                    for r in range(3):
-                        for s in range(3):
-                            g[r, s, k] = w[panel * wide + k, c, r, s]
-                for i in range(A):
-                    for s in range(3):
-                        for k in range(wide):
-                            half[i, s, k] = (
-                                G[i, 0] * g[0, s, k] + G[i, 1] * g[1, s, k] + G[i, 2] * g[2, s, k]
-                            )
-                for i in range(A):
-                    for j in range(A):
-                        for k in range(wide):
-                            u[panel, i * A + j, c, k] = (
-                                half[i, 0, k] * G[j, 0]
-                                + half[i, 1, k] * G[j, 1]
-                                + half[i, 2, k] * G[j, 2]
-                            )
-
-    number = from_dtype(np.dtype(dtype))
-    w = types.Array(number, 4, "C", readonly=True, aligned=False)
-    signature = types.void(w, types.float64[:, ::1], types.Array(number, 4, "C"))
-    return njit(signature, parallel=True, cache=True)(transform)
 
 
 # --- plans -------------------------------------------------------------------------------------------
@@ -804,11 +832,10 @@ def layer(p: Conv2d, points: str) -> Plan:
     """The plan of a 3 x 3 convolution by Winograd's scheme at ``points``."""
     recipe = recipe_of(p, points)
     parallel = p.flops > SERIAL_FLOPS
-    launch, transform = launcher(p.dtype, parallel), transform_of_filters(p.dtype)
+    launch, transform = launcher(p.dtype, parallel), transform_of_filters(recipe)
     one_part = compiled(recipe)
     function, wide = address_of(one_part), 2 * recipe.lanes
     panels = -(-p.K // wide)
-    G = np.array(matrices(points)[1], np.float64)
 
     @cache
     def split(threads):
@@ -817,8 +844,9 @@ def layer(p: Conv2d, points: str) -> Plan:
         return parts, parts * numbers.bytes, np.array(numbers, np.int64)
 
     def pack(w, b):
-        u = aligned((panels, recipe.A**2, p.C, wide), p.dtype)
-        transform(w, G, u)
+        taps = _simd.pack_panels(w, 1, wide, recipe.lanes, np.arange(9 * p.C))
+        u = _memory.empty((panels, recipe.A**2, p.C, wide), p.dtype)
+        transform(panels, taps.ctypes.data, u.ctypes.data, p.C)
         bias = np.zeros(panels * wide, p.dtype)
         if b is not None:
             bias[: p.K] = b
