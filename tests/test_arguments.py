@@ -357,6 +357,17 @@ def test_integers_of_any_kind_are_accepted(options):
     np.testing.assert_array_equal(layer(X), call(kernel=NUMPY))
 
 
+@pytest.mark.parametrize(
+    "accuracy, kind", [("exact", ValueError), ("", ValueError), (1, TypeError), (None, TypeError)]
+)
+def test_accuracy_is_one_of_the_guarantees(accuracy, kind):
+    match = "conv2d: accuracy must be one of elementwise, normwise, tf32, half, got"
+    with pytest.raises(kind, match=match):
+        convzoo.conv2d(X, W, B, accuracy=accuracy)
+    with pytest.raises(kind, match=match):
+        convzoo.prepare(W, B, accuracy=accuracy)
+
+
 @pytest.mark.parametrize("integer", [int, np.int64, np.uint8])
 def test_groups_of_any_integer_kind(integer):
     w = np.arange(36, dtype=np.float32).reshape(4, 1, 3, 3)

@@ -15,7 +15,7 @@ import convzoo
 from convzoo import Conv2d, Unavailable, Unsupported, catalog
 from convzoo.backends import BACKENDS, Backend
 from convzoo.plan import Plan
-from convzoo.reference import examine
+from convzoo.reference import ACCURACIES, examine
 
 P = Conv2d.parse("n1c2h5w4k3r3s2-p1")
 PER_CHANNEL = catalog.ROOT / "numpy" / "per_channel.py"
@@ -196,3 +196,34 @@ def test_rule_behind_auto_names_kernels_that_exist():
                 for text in ("n1c8h5w6k4r3s3", "n1c8h5w6k8r3s3-g8", "n8c64h56w56k64r1s1"):
                     found = rule(Conv2d.parse(text), owner, device, scenario)
                     assert found and set(found) <= set(convzoo.names()), (owner, device, found)
+
+
+@pytest.mark.parametrize(
+    "problem, scenario, accuracy, first",
+    [
+        ("n1c64h56w56k64r3s3-p1", "packed", "elementwise", "numba/winograd_small"),
+        ("n1c64h56w56k64r3s3-p1", "packed", "normwise", "numba/winograd"),
+        ("n1c512h7w7k512r3s3-p1", "packed", "normwise", "numba/winograd_small"),
+        ("n16c512h7w7k512r3s3-p1", "packed", "normwise", "numba/winograd"),
+        ("n1c512h7w7k512r3s3-p1", "eager", "normwise", "numba/register_tile"),
+        ("n1c64h56w56k256r1s1", "eager", "elementwise", "numba/pointwise"),
+        ("n1c64h56w56k64r3s3-p1-g64", "packed", "elementwise", "numba/depthwise"),
+        ("n1c3h128w128k4r5s5", "packed", "elementwise", "numba/few_channels"),
+        ("n1c3h224w224k64r7s7-st2-p3-nhwc", "packed", "elementwise", "numba/register_tile"),
+    ],
+)
+def test_rule_knows_layers_scenarios_and_guarantees(problem, scenario, accuracy, first):
+    """The first that does not refuse; no kernel is offered that guarantees less than was asked."""
+    pytest.importorskip("numba", reason="needs numba: pip install numba")
+    p = Conv2d.parse(problem)
+    names = sys.modules["convzoo.conv2d"].rule(p, "numpy", "cpu", scenario, accuracy)
+    for name in names:
+        asked = ACCURACIES.index(accuracy)
+        assert ACCURACIES.index(catalog.find(name).accuracy) <= asked
+    for name in names:
+        try:
+            convzoo.load(name).plan(p)
+        except convzoo.Unsupported:
+            continue
+        assert name == first
+        break

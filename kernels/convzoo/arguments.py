@@ -67,6 +67,13 @@ def check_layer(
     _problem((0, C, *fits), w, bias, stride, padding, dilation, groups, layout)
 
 
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise unless ``value`` is one of ``choices``."""
+    if not isinstance(value, str) or value not in choices:
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(f"conv2d: {name} must be one of {', '.join(choices)}, got {value!r}")
+
+
 def _check_layout(layout: Any) -> None:
     if not isinstance(layout, str):
         raise TypeError(f"conv2d: layout must be 'nchw' or 'nhwc', got {layout!r}")

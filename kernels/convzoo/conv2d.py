@@ -10,20 +10,23 @@ from . import arguments, catalog
 from .backends import BACKENDS
 from .plan import Plan, Unavailable, Unsupported
 from .problem import Conv2d
+from .reference import ACCURACIES
 
 CACHED = 256  # plans and call signatures that are kept; the oldest goes first
 
 
 def conv2d(
     x: Any, w: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-    groups: int = 1, layout: str = "nchw", kernel: str = "auto",
+    groups: int = 1, layout: str = "nchw", kernel: str = "auto", accuracy: str = "elementwise",
 ) -> Any:  # fmt: skip
     """The convolution of ``x`` with ``w``, as ``torch.nn.functional.conv2d`` defines it.
 
     x is (N, C, H, W), or (N, H, W, C) with ``layout="nhwc"``; w is (K, C/groups, R, S); bias is (K,);
     the result is (N, K, P, Q) or (N, P, Q, K), fresh, C-contiguous, in the dtype of x (float32 or
     float64). ``stride``, ``dilation``: an int or (h, w). ``padding``: an int, (h, w), ((top, bottom),
-    (left, right)), "same" or "valid". ``kernel``: a name from ``convzoo.names()``, or "auto".
+    (left, right)), "same" or "valid". ``kernel``: a name from ``convzoo.names()``, or "auto", which
+    takes the fastest that guarantees at least ``accuracy`` (see ``convzoo.reference``): "elementwise", or
+    "normwise" to let Winograd's F(4x4, 3x3) in.
 
     Arrays of the kernel's own library go in and come out without a copy; NumPy arrays are accepted by
     every kernel and come back as NumPy. Raises TypeError or ValueError for wrong arguments, Unavailable
@@ -34,7 +37,7 @@ def conv2d(
         key = (
             type(x), x.shape, x.dtype, type(w), w.shape, w.dtype,
             bias if bias is None else (type(bias), bias.shape, bias.dtype),
-            _exact(stride), _exact(padding), _exact(dilation), _exact(groups), layout, kernel,
+            _exact(stride), _exact(padding), _exact(dilation), _exact(groups), layout, kernel, accuracy,
             getattr(x, "device", None),
         )  # fmt: skip
         call = _calls.get(key)
@@ -42,7 +45,8 @@ def conv2d(
         key = None  # not hashable, or no array at all: the validator has the words for it
     if call is None:
         p = arguments.check(x, w, bias, stride, padding, dilation, groups, layout)
-        call = _call(x, p, kernel, "eager")
+        arguments.check_choice("accuracy", accuracy, ACCURACIES)
+        call = _call(x, p, kernel, "eager", accuracy)
         if key is not None:
             _remember(_calls, key, call)
     x, w, b = call.take(x, w, bias)
@@ -53,7 +57,7 @@ def conv2d(
 
 def prepare(
     w: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-    groups: int = 1, layout: str = "nchw", kernel: str = "auto",
+    groups: int = 1, layout: str = "nchw", kernel: str = "auto", accuracy: str = "elementwise",
 ) -> Layer:  # fmt: skip
     """A layer with these weights: ``layer(x)`` is conv2d(x, w, ...) with the weights packed only once.
 
@@ -61,10 +65,11 @@ def prepare(
     depends on x is found at the first call with an x of that shape.
     """
     arguments.check_layer(w, bias, stride, padding, dilation, groups, layout)
+    arguments.check_choice("accuracy", accuracy, ACCURACIES)
     if kernel != "auto":
         catalog.load(kernel)
     options = (stride, padding, dilation, groups, layout)
-    return Layer(_copy(w), None if bias is None else _copy(bias), options, kernel)
+    return Layer(_copy(w), None if bias is None else _copy(bias), options, kernel, accuracy)
 
 
 def _copy(a: Any) -> Any:
@@ -101,8 +106,9 @@ class _Call:
 class Layer:
     """What ``prepare`` returns: weights packed once per shape of x, then ``layer(x)`` runs."""
 
-    def __init__(self, w: Any, bias: Any, options: tuple, kernel: str):
-        self._w, self._bias, self._options, self._kernel = w, bias, options, kernel
+    def __init__(self, w: Any, bias: Any, options: tuple, kernel: str, accuracy: str):
+        self._w, self._bias, self._options = w, bias, options
+        self._kernel, self._accuracy = kernel, accuracy
         self._packed: dict[Any, tuple[_Call, Any]] = {}
 
     def __call__(self, x: Any) -> Any:
@@ -114,7 +120,7 @@ class Layer:
             key = found = None
         if found is None:
             p = arguments.check(x, self._w, self._bias, *self._options)
-            call = _call(x, p, self._kernel, "packed")
+            call = _call(x, p, self._kernel, "packed", self._accuracy)
             _, w, b = call.take(x, self._w, self._bias)
             found = (call, call.plan.pack(w, b))
             if key is not None:
@@ -155,10 +161,10 @@ def plan(p: Conv2d, kernel: str) -> Plan:
     return found
 
 
-def _call(x: Any, p: Conv2d, kernel: str, scenario: str) -> _Call:
+def _call(x: Any, p: Conv2d, kernel: str, scenario: str, accuracy: str) -> _Call:
     owner = arguments.library(x)
     if kernel == "auto":
-        chosen, ready = _choose(p, x, owner, scenario)
+        chosen, ready = _choose(p, x, owner, scenario, accuracy)
         return _Call(ready, catalog.find(chosen).backend, False)
     backend = catalog.find(kernel).backend
     if owner not in ("numpy", backend.library):
@@ -168,10 +174,11 @@ def _call(x: Any, p: Conv2d, kernel: str, scenario: str) -> _Call:
     return _Call(plan(p, kernel), backend, owner != backend.library)
 
 
-def _choose(p: Conv2d, x: Any, owner: str | None, scenario: str) -> tuple[str, Plan]:
+def _choose(p: Conv2d, x: Any, owner: str | None, scenario: str, accuracy: str) -> tuple[str, Plan]:
     """The first kernel of the written rule that can run here and do this problem."""
     reasons = []
-    for name in rule(p, owner, getattr(getattr(x, "device", None), "type", "cpu"), scenario):
+    device = getattr(getattr(x, "device", None), "type", "cpu")
+    for name in rule(p, owner, device, scenario, accuracy):
         try:
             return name, plan(p, name)
         except (Unavailable, Unsupported) as reason:  # the next of the rule may still do it
@@ -179,7 +186,9 @@ def _choose(p: Conv2d, x: Any, owner: str | None, scenario: str) -> tuple[str, P
     raise Unsupported(f"conv2d: no kernel for {p} on {owner} arrays; " + "; ".join(reasons))
 
 
-def rule(p: Conv2d, owner: str | None, device: str, scenario: str) -> list[str]:
+def rule(
+    p: Conv2d, owner: str | None, device: str, scenario: str, accuracy: str = "elementwise"
+) -> list[str]:
     """The written rule behind kernel="auto": names in the order in which they are tried.
 
     The library of the arrays decides the family; within it the rule follows recorded results.
@@ -193,8 +202,27 @@ def rule(p: Conv2d, owner: str | None, device: str, scenario: str) -> list[str]:
         return ["cupy/im2col", "cupy/shifted", "cupy/raw_naive"]
     if owner == "numba_cuda":
         return ["numba_cuda/shared_tile", "numba_cuda/coalesced", "numba_cuda/naive"]
-    # Packed, elementwise, two threads of a Zen 5: 1x1 layers are a GEMM on the data as it lies; a register
-    # tile of 16 or more output channels wins on planes of 28 x 28 and above, direct below and for few channels.
-    wide = p.K // p.groups >= 16 and p.P * p.Q >= 784
-    own = ["numba/register_tile", "numba/direct"] if wide else ["numba/direct", "numba/register_tile"]
-    return ["numba/pointwise", *own, "numpy/im2col", "numpy/shifted"]
+    return [*_rule_for_numpy(p, scenario == "packed", accuracy), "numpy/im2col", "numpy/shifted"]
+
+
+def _rule_for_numpy(p: Conv2d, packed: bool, accuracy: str) -> list[str]:
+    """Numba kernels in the order of their times on two threads of a Zen 4 (reports/cpu_kernels.md)."""
+    inputs, outputs = p.C // p.groups, p.K // p.groups
+    few = outputs < 16 or (inputs <= 4 and p.layout == "nchw")
+    own = ["numba/few_channels", "numba/register_tile"]
+    order = own if few else own[::-1]
+    if inputs == 1:
+        return ["numba/depthwise", *order]
+    # what packing costs must pay off within one call, eagerly; Winograd's is up to four times the bytes of w
+    pixels, least = p.N * p.P * p.Q, 0 if packed else 180
+    if (p.R, p.S) == (1, 1):
+        unpacked = not packed and pixels < 100 and p.layout == "nchw"
+        return [*["numba/im2col"][: int(unpacked)], "numba/pointwise", *order]
+    winograd = []
+    if accuracy != "elementwise" and inputs >= 8 and outputs >= 12 and pixels >= (0 if packed else 400):
+        # its filters come from memory, for a few tiles each
+        outgrown = 36 * p.K * p.C * p.itemsize > 24e6 and pixels < 8 * 16
+        winograd = [] if outgrown else ["numba/winograd"]
+    if outputs >= 24 and pixels >= least:
+        winograd = [*winograd, "numba/winograd_small"]
+    return [*winograd, *order]
