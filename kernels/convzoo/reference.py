@@ -74,7 +74,9 @@ def inputs(
         if p.taps > EXACT_TAPS[p.dtype]:  # so many terms would leave the exact range
             ranks = rng.permuted(np.tile(np.arange(p.taps), (p.K, 1)), axis=1)
             w = w * (ranks < EXACT_TAPS[p.dtype]).reshape(w.shape)
-        kept = int(2 / UNIT[ACCUMULATOR.get(p.dtype, p.dtype)]) // (2 * 4 * 81 * widest) - 1  # ``examine`` moves one
+        kept = (
+            int(2 / UNIT[ACCUMULATOR.get(p.dtype, p.dtype)]) // (2 * 4 * 81 * widest) - 1
+        )  # ``examine`` moves one
         if algorithm == "winograd" and p.C // p.groups > kept:
             ranks = rng.permuted(np.tile(np.arange(p.C // p.groups), (p.K, 1)), axis=1)
             w = w * (ranks < kept)[:, :, None, None]
