@@ -332,8 +332,9 @@ def _begun(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     cells = sweeping.cells_of(header)
     log = record.Record(path, header)
     found = sweeping.Sweep(
-        cells, preset, threads, args.seed, log, args.timeout, args.raw, ceilings=header["ceilings"]
-    )
+        cells, preset, threads, args.seed, log, args.timeout, args.raw, ceilings=header["ceilings"],
+        watch=True,
+    )  # fmt: skip
     return found, header
 
 

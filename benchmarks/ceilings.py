@@ -3,10 +3,14 @@
 ``python -m benchmarks.ceilings THREADS`` prints them as JSON; ``measure(threads)`` runs that in a process of
 its own, so that threads are bound as they are for every kernel. A ceiling is the best of several short
 bursts, the opposite of a kernel's time: nothing may be faster, so noise must not pull it down.
+
+``Pulse`` asks the same of this very moment. A virtual machine gets what its host leaves it: two processors
+that were a core each may become the two halves of one core, for seconds or minutes, and all times double.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -125,6 +129,59 @@ def _fma_gflops(threads: int) -> dict[str, float]:
     return found
 
 
+class Pulse:
+    """Asks how many GFLOP/s all threads together have at this moment; a process of its own, idle between."""
+
+    def __init__(self, threads: int, known: float = 0.0):
+        from .processes import python_path
+        from .worker import library_environment
+
+        # a thread that waits for the next burst must sleep: the kernels need its core
+        quiet = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "PYTHONPATH": python_path()}
+        self.best = known  # GFLOP/s
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.ceilings", str(threads), "--pulse"],
+            env=os.environ | library_environment(threads) | quiet, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def share(self) -> float:
+        """What there is now of the most there was, from 0 to 1; 1 where nothing can be asked."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+            now = float(self._process.stdout.readline())
+        except (OSError, ValueError):  # it died: no reason to stop the sweep
+            return 1.0
+        self.best = max(self.best, now)
+        return now / self.best
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def _pulse(threads: int) -> None:
+    """A line for each line on standard input: the better of two bursts of about a millisecond."""
+    import numpy as np
+
+    run, flops = _fma_loop("float32")
+    out = np.zeros(threads, np.float32)
+    n = 1000
+    run(n, out)
+    while _seconds(lambda n=n: run(n, out)) < 1e-3:
+        n *= 2
+    for _ in sys.stdin:
+        took = min(_seconds(lambda: run(n, out)) for _ in range(2))
+        print(flops * n * threads / took / 1e9, flush=True)
+
+
 def _seconds(call: Any) -> float:
     begin = perf_counter()
     call()
@@ -176,6 +233,8 @@ def _bandwidth(threads: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     threads = int(sys.argv[1])
+    if sys.argv[2:] == ["--pulse"]:
+        return _pulse(threads)
     print(json.dumps({"fma_gflops_per_s": _fma_gflops(threads), **_bandwidth(threads)}))
 
 

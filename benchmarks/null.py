@@ -41,8 +41,9 @@ def experiment(
     with tempfile.TemporaryDirectory() as folder:
         log = Record(Path(folder) / "null.jsonl", {"method": "null"})
         sweep = Sweep(
-            [c for pair in twins for c in pair], preset, threads, 0, log, timeout, progress=progress
-        )
+            [c for pair in twins for c in pair], preset, threads, 0, log, timeout, progress=progress,
+            watch=True,
+        )  # fmt: skip
         sweep.run()
         log.close()
     pairs = []

@@ -54,6 +54,8 @@ def summary(cell: Cell) -> dict[str, Any]:
         **{k: good[-1][k] for k in ("accuracy", "algorithm", "workspace")},
         **{k: statistics.median(r[k] for r in good) for k in ("plan_seconds", "pack_seconds")},
     }  # fmt: skip
+    if shares := [r["host_share"] for r in good if "host_share" in r]:
+        line["host_share"] = min(shares)
     line["fingerprint"] = next((r["fingerprint"] for r in good if r.get("fingerprint")), {})
     if all("device_seconds" in r for r in good):
         line["device_seconds"] = statistics.median(r["device_seconds"] for r in good)

@@ -123,6 +123,56 @@ def test_each_fault_costs_one_cell_and_has_its_status(kernels, tmp_path):
     assert timed == ["numpy/shifted"], "only a cell that is ok may have a time"
 
 
+class Halved:
+    """A pulse of a host that gives half for the first ``looks`` questions."""
+
+    def __init__(self, looks):
+        self.looks, self.closed = looks, False
+
+    def share(self):
+        self.looks -= 1
+        return 0.5 if self.looks >= 0 else 1.0
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize("looks, asked, share", [(0, 1, 1.0), (3, 3, 1.0), (99, 4, 0.5)])
+def test_cell_is_measured_again_where_the_host_gave_less(tmp_path, monkeypatch, looks, asked, share):
+    """Until the host gives all again, but not for ever; the record says what the time was measured with."""
+    pulse, asks = Halved(looks), []
+    answer = processes.Worker.ask
+
+    def ask(worker, request, timeout):
+        asks.append(request["kernel"])
+        return answer(worker, request, timeout)
+
+    monkeypatch.setattr(processes.Worker, "ask", ask)
+    monkeypatch.setattr(compare.ceilings, "Pulse", lambda threads, known: pulse)
+    log = record.Record(tmp_path / "r.jsonl", {"suite": 1})
+    open_logs.append(log)
+    cells = [compare.Cell("numpy/shifted", x, "packed") for x in resolve(["tiny/square"])]
+    once = compare.Preset(QUICK.effort, (1, 1), 60)
+    run = compare.Sweep(cells, once, 1, 0, log, watch=True)
+    run.run()
+    assert len(asks) == asked and pulse.closed
+    assert cells[0].rounds[0]["host_share"] == run.summarize(None)[0]["host_share"] == share
+
+
+def test_pulse_tells_how_much_of_the_best_there_is_and_survives_its_process():
+    pytest.importorskip("numba", reason="needs numba: pip install numba")
+    pulse = compare.ceilings.Pulse(1)
+    try:
+        assert 0 < pulse.share() <= 1
+        pulse.best *= 4
+        assert pulse.share() < 0.5
+        pulse._process.kill()
+        pulse._process.wait()
+        assert pulse.share() == 1.0
+    finally:
+        pulse.close()
+
+
 def test_record_keeps_every_round_and_reads_back(tmp_path):
     run, _ = sweep(tmp_path, ["numpy/shifted", "numpy/windows"], ("tiny",))
     lines = run.summarize("numpy/shifted")
