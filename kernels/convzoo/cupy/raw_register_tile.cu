@@ -70,11 +70,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) raw_register_tile(
         next_tap += STEP;
     };
 
-    // Of its warp's tile a thread has runs of 4 filters, 16 apart, and 2 runs of 4 pixels, 32 apart:
-    // the lanes of a warp then read neighbouring 16 bytes, without bank conflicts.
+    // Of its warp's tile a thread has runs of 4 filters, 16 apart, and 2 runs of 4 pixels, 32 apart: the
+    // lanes of a warp then read neighbouring 16 bytes, without bank conflicts. Neighbouring lanes share
+    // their pixels, and lanes that differ by 2 to 14 their filters: the order of maxas's SGEMM (Gray),
+    // which lets shared memory answer a 16-byte load of a whole warp in fewer turns than four.
     const int warp = thread / 32, lane = thread % 32;
-    const int my_k = warp % WARPS_ALONG_K * 4 * EACH_K + lane / 8 * 4;
-    const int my_m = warp / WARPS_ALONG_K * 64 + lane % 8 * 4;
+    const int my_k = warp % WARPS_ALONG_K * 4 * EACH_K + (lane / 16 * 2 + lane % 2) * 4;
+    const int my_m = warp / WARPS_ALONG_K * 64 + lane / 2 % 8 * 4;
     float sums[EACH_K][8] = {};
 
     fetch(0);

@@ -4,8 +4,8 @@ After    cupy/raw_naive   (new here: each value that is read serves 8 products, 
 Idea     As in cupy/im2col, y is w times the matrix of patches, but nobody writes that matrix. A block
          makes one tile of y; eight taps at a time it copies the pixels that a tile of the matrix would
          hold from x to shared memory, where each serves 128 filters. From there a thread reads 8 weights
-         and 8 pixels as four 16-byte loads, and uses them for 64 products, with its sums in registers:
-         64 FMAs for 4 loads. While it does, cp.async fills the other of two buffers, so that one barrier
+         and 8 pixels as four 16-byte loads (LDS.128), uses them for 64 products (FFMA), and keeps the sums:
+         64 FMAs for 4 loads. While it does, cp.async (LDGSTS) fills the other of two buffers: one barrier
          a step is enough. Which pixel a tap means is in a table: distance, row and column of each tap.
          So every filter, stride and dilation runs the same loop, and zeros stand for what is outside.
          Small problems get smaller tiles, and if even those are few, several blocks share one tile's taps.
@@ -20,7 +20,7 @@ Limits   few filters in a group (K/G below 32) leave most of a tile idle, and de
          nhwc: x is copied to [N,C,H,W] first (4·2·N·C·H·W bytes), y is written in its own order
          sizes below 2^28, pixels and blocks below 2^31
 Source   own; the tiles of CUTLASS (Kerr, Merrill, Demouth and Tran, CUTLASS: Fast Linear Algebra in CUDA
-         C++, 2017); Chetlur et al., cuDNN: Efficient Primitives for Deep Learning, arXiv:1410.0759
+         C++, 2017); Gray, maxas, the page SGEMM; Chetlur et al., cuDNN, arXiv:1410.0759
 """
 
 from pathlib import Path
