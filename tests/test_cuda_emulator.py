@@ -141,6 +141,8 @@ def test_a_launch_that_cuda_would_refuse(build):
         kernel((1,), (THREADS,), (x, np.int32(1)), shared_mem=50_000)
     with pytest.raises(EmulatorError, match="number and the sizes"):
         kernel((1,), (THREADS,), (x, np.int64(1)))
+    with pytest.raises(EmulatorError, match="an array with gaps"):
+        kernel((1,), (THREADS,), (fenced(2 * THREADS)[::2], np.int32(1)))
     with pytest.raises(EmulatorError, match="no kernel 'inverse', only reverse"):
         kernel.module.get_function("inverse")
 
@@ -233,6 +235,16 @@ def test_address_sanitizer_sees_one_element_too_many(build, where):
     kernel((2,), (THREADS,), (x, np.int32(0), np.int32(where)), shared_mem=4 * THREADS)
     with pytest.raises(EmulatorError, match=r"AddressSanitizer(.|\n)*kernel\.cu:\d+"):
         kernel((2,), (THREADS,), (x, np.int32(1), np.int32(where)), shared_mem=4 * THREADS)
+
+
+def test_a_sanitizer_that_does_not_run_here_is_a_skip(build_folder, monkeypatch):
+    monkeypatch.setitem(cuda_emulator.SANITIZERS, "thread", ("-fsanitize=thread", "-lno-such-library"))
+    cuda_emulator.how_to_run.cache_clear()
+    with pytest.raises(
+        pytest.skip.Exception, match=r"needs g\+\+ with a thread sanitizer.*no-such-library"
+    ):
+        Emulator(build_folder, "thread")
+    cuda_emulator.how_to_run.cache_clear()
 
 
 def test_fence():

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
+from cases import problems
 from cuda_emulator import SCHEDULES, Emulator, EmulatorError, copied, fence_holds
+from hypothesis import given
+from hypothesis import strategies as st
 
 from convzoo import Conv2d, Unsupported
 from convzoo.catalog import find
@@ -97,6 +102,15 @@ def test_tiles_follow_the_problem(module):
     assert tile_k * tile_m < 128 * 128
     assert parts > 4
     assert chosen("n32c3h224w224k32r3s3-p1")[0][0] == 32
+
+
+@given(problems(), st.sampled_from(TILES), st.sampled_from(SCHEDULES), st.integers(1, 8))
+def test_drawn_problems(module, emulator, p, tile, schedule, least_steps):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "TILES", module.TILES[tile : tile + 1])
+        patch.setattr(module, "LEAST_STEPS", least_steps)
+        emulator.schedule = schedule
+        assert why_not(module, str(dataclasses.replace(p, dtype="float32")), [("exact", 0)]) is None
 
 
 @pytest.mark.parametrize("text", ["n1c2h5w6k3r1s1", "n1c2h5w6k3r1s1-nhwc"])
