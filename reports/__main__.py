@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -258,6 +259,9 @@ def main(argv: list[str] | None = None) -> int:
         return VERBS[args.verb](args)
     except Unreadable as error:
         top.exit(USAGE, f"python -m reports {args.verb}: {error}\n")
+    except BrokenPipeError:  # the reader, as head does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FINE
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         where = f"{error.filename}: " if error.filename else ""

@@ -115,48 +115,42 @@ def _scenario(runs: Sequence[Run], scenario: str) -> dict[str, Any] | None:
     if not shared:
         return None
     everywhere = [p for p in shared if all(p in each for each in races)]
-    problems = [_problem(p, [each.get(p) for each in races], runs) for p in shared]
+    problems = [_problem(p, [each.get(p) for each in races]) for p in shared]
     return {
         "name": scenario,
         "everywhere": len(everywhere),
         "kernels": _kernels(runs, races, everywhere) if everywhere else [],
         "best": _best(runs, races, everywhere) if everywhere else [],
         "problems": problems,
-        "sentence": _sentence(problems),
+        "sentence": f"{_fastest(runs, problems, len(everywhere))}{_sentence(problems)}",
         "rows": _details(runs, races, shared),
     }
 
 
-def _problem(problem: str, races: list[Race | None], runs: Sequence[Run]) -> dict[str, Any]:
-    """The winner on each machine, and whether that is the same one."""
-    found, words = HOLDS, []
-    for (i, a), (j, b) in combinations([(i, r) for i, r in enumerate(races) if r], 2):
-        state, sentence = _flip(a, b, runs[i].machine, runs[j].machine)
-        if state != HOLDS:
-            words.append(sentence)
-            found = FLIPS if FLIPS in (found, state) else PERHAPS
-    shown = [
-        {"kernel": r.best.kernel, "guarantee": r.best.accuracy, "seconds": r.best.seconds,
-         "time": say.seconds_text(r.best.seconds), "tied": [c.kernel for c in r.level]}
-        if r and r.best else None
-        for r in races
-    ]  # fmt: skip
+def _problem(problem: str, races: list[Race | None]) -> dict[str, Any]:
+    """The winner on each machine, how far it leads those that win elsewhere, and whether that is the same one."""
+    bests = [r.best if r else None for r in races]
+    winners = dict.fromkeys(b.kernel for b in bests if b)
+    found, shown = HOLDS, []
+    for race, best in zip(races, bests, strict=True):
+        if race is None or best is None:
+            shown.append(None)
+            continue
+        leads = {k: _lead(best, k, race) for k in winners if k != best.kernel}
+        shown.append({
+            "kernel": best.kernel, "guarantee": best.accuracy, "seconds": best.seconds,
+            "time": say.seconds_text(best.seconds), "tied": [c.kernel for c in race.level],
+            "lead": _least(leads), "leads": leads,
+        })  # fmt: skip
+    for a, b in combinations([w for w in shown if w], 2):
+        if a["kernel"] != b["kernel"]:
+            pair = (a["leads"][b["kernel"]], b["leads"][a["kernel"]])
+            sure = all(lead is None or lead[1] > 1 for lead in pair)
+            found = FLIPS if sure or found == FLIPS else PERHAPS
+    for winner in shown:
+        (winner or {}).pop("leads", None)
     layer = next(r.layer for r in races if r)
-    return {"layer": layer, "problem": problem, "winners": shown, "ranking": found, "words": words}
-
-
-def _flip(a: Race, b: Race, first: str, second: str) -> tuple[str, str]:
-    """Whether two machines disagree on the winner: it holds, it flips, or the rounds cannot tell."""
-    mine, theirs = a.best, b.best
-    if mine is None or theirs is None or mine.kernel == theirs.kernel:
-        return HOLDS, ""
-    here = _lead(mine, theirs.kernel, a)
-    there = _lead(theirs, mine.kernel, b)
-    sure = all(lead is None or lead[1] > 1 for lead in (here, there))
-    return FLIPS if sure else PERHAPS, (
-        f"{first}: {mine.kernel}, {_lead_words(here, theirs.kernel)}; "
-        f"{second}: {theirs.kernel}, {_lead_words(there, mine.kernel)}"
-    )
+    return {"layer": layer, "problem": problem, "winners": shown, "ranking": found}
 
 
 def _lead(best: Cell, other: str, race: Race) -> tuple[float, float, float] | None:
@@ -170,15 +164,15 @@ def _lead(best: Cell, other: str, race: Race) -> tuple[float, float, float] | No
     return found if len(values) >= evidence.FEWEST else (found[0], 0.0, found[2])
 
 
-def _lead_words(lead: tuple[float, float, float] | None, other: str) -> str:
-    if lead is None:
-        return f"where {other} did not run"
-    known = (
-        f" ({say.speed_interval(lead[1], lead[2])})"
-        if lead[1] > 1
-        else ", which its rounds cannot tell"
-    )
-    return f"{say.speed_text(lead[0])} faster than {other}{known}"
+def _least(leads: dict[str, tuple[float, float, float] | None]) -> str:
+    """The smallest lead over a kernel that wins elsewhere, in words; nothing where this one wins everywhere."""
+    ran = {k: lead for k, lead in leads.items() if lead}
+    if not ran:
+        return f"{', '.join(leads)} did not run here" if leads else ""
+    other = min(ran, key=lambda k: ran[k][0])
+    middle, low, high = ran[other]
+    sure = f" ({say.speed_interval(low, high)})" if low > 1 else ": the rounds cannot tell"
+    return f"{say.speed_text(middle)} faster than {other}{sure}"
 
 
 def _sentence(problems: list[dict[str, Any]]) -> str:
@@ -189,6 +183,29 @@ def _sentence(problems: list[dict[str, Any]]) -> str:
         [f"perhaps another on {count[PERHAPS]}, which the rounds cannot tell"] if count[PERHAPS] else []
     )
     return f"Of {say.plural(len(problems), 'problem')} measured on two machines or more, {', '.join(parts)}."
+
+
+def _fastest(runs: Sequence[Run], problems: list[dict[str, Any]], everywhere: int) -> str:
+    """Which machine is fastest, each at its best, and how the others stand to it."""
+    whole = [p["winners"] for p in problems if all(p["winners"])]
+    if not whole:
+        return ""
+    means = [_geometric([row[i]["seconds"] for row in whole]) for i in range(len(runs))]
+    first = min(range(len(runs)), key=means.__getitem__)
+    parts = []
+    for i, run in enumerate(runs):
+        if i != first:
+            each = [row[i]["seconds"] / row[first]["seconds"] for row in whole]
+            span = (
+                f" ({say.speed_text(min(each))} to {say.speed_text(max(each))} by problem)"
+                if everywhere > 1
+                else ""
+            )
+            parts.append(f"{run.machine} takes {say.speed_text(means[i] / means[first])} as long{span}")
+    return (
+        f"{runs[first].machine} is the fastest, each machine with its best kernel: over "
+        f"{say.plural(everywhere, 'problem')} {', '.join(parts)}. "
+    )
 
 
 def _means(runs: Sequence[Run], cells: Sequence[Sequence[Cell]]) -> list[dict[str, Any] | None]:

@@ -13,8 +13,8 @@ MOST = 12  # rows of one table; --json has them all
 
 def page(answers: Sequence[dict[str, Any]], wanted: Wish) -> str:
     blocks = [_block(a, wanted) for a in answers]
-    if len(answers) > 1 and any(a["network"] or any(x["kernel"] for x in a["layers"]) for a in answers):
-        blocks.append(_machines(answers))
+    if len(answers) > 1 and any(x["kernel"] for a in answers for x in a["layers"]):
+        blocks.insert(0, _machines(answers))  # the answer to "which machine" comes first
     return "\n\n".join(blocks)
 
 
@@ -27,7 +27,11 @@ def _block(a: dict[str, Any], wanted: Wish) -> str:
     if a["network"]:
         parts.append(_network_table(a["network"]))
     if any(x["weaker"] for x in timed):
-        parts.append(_weaker(timed))
+        parts.append(_weaker(timed, a["network"]))
+    if timed and not a["network"]:
+        parts.append(
+            f'In code: layer = convzoo.prepare(w, bias, ..., kernel="{timed[0]["kernel"]}"); y = layer(x)'
+        )
     rests = [
         f"  {r['record']}, {say.date_text(r['started'])}, commit {r['commit'][:10]}"
         + (" + uncommitted changes" if r["dirty"] else "")
@@ -179,7 +183,7 @@ def _behind(row: dict[str, Any], first: dict[str, Any]) -> str:
     return f"{say.speed_text(row['slower']['times'])} as long{words}"
 
 
-def _weaker(timed: list[dict[str, Any]]) -> str:
+def _weaker(timed: list[dict[str, Any]], network: dict[str, Any] | None) -> str:
     found: dict[str, int] = {}
     for x in timed:
         for w in x["weaker"]:
@@ -188,7 +192,12 @@ def _weaker(timed: list[dict[str, Any]]) -> str:
     shown = ", ".join(
         f"{k} on {say.plural(n, 'layer')}" if len(timed) > 1 else k for k, n in found.items()
     )
-    return f"Faster, with a weaker guarantee: {shown}. --accuracy lets them in."
+    bought = [
+        f"{say.seconds_text(m['seconds'])} with --accuracy {m['accuracy']}"
+        for m in (network or {}).get("weaker", [])
+    ]
+    buys = f": the best of each layer then takes {', '.join(bought)}" if bought else ""
+    return f"Faster, with a weaker guarantee: {shown}. --accuracy lets them in{buys}."
 
 
 def _machines(answers: Sequence[dict[str, Any]]) -> str:

@@ -123,7 +123,7 @@ def answer(run: Run, wanted: Wish) -> dict[str, Any]:
         "machine": run.machine,
         "threads": run.said("threads"),
         "layers": layers,
-        "network": _network(layers, cells) if len(wanted.layers) > 1 and measured else None,
+        "network": _network(layers, cells, _weaker(wanted, races)) if len(wanted.layers) > 1 and measured else None,
         "rests_on": [
             {
                 "record": s.name, "started": s.said("started"), "commit": s.said("commit"),
@@ -176,7 +176,25 @@ def _margin(best: Cell, behind: Cell | None) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _network(layers: list[dict[str, Any]], cells: dict[str, dict[str, Cell]]) -> dict[str, Any]:
+def _weaker(wanted: Wish, races: dict[str, standing.Race]) -> list[dict[str, Any]]:
+    """What the best of each layer takes together where less accuracy will do, as far as that buys anything."""
+    found: list[dict[str, Any]] = []
+    before = None
+    for weakest in range(GUARANTEES.index(wanted.accuracy), len(GUARANTEES)):
+        total = 0.0
+        for layer in wanted.layers:
+            race = races.get(layer.problem)
+            fit = [c for c in race.ranked if standing.strength(c) <= weakest] if race else []
+            total += layer.count * fit[0].seconds if fit else 0.0
+        if before is not None and total < before:
+            found.append({"accuracy": GUARANTEES[weakest], "seconds": total})
+        before = total
+    return found
+
+
+def _network(
+    layers: list[dict[str, Any]], cells: dict[str, dict[str, Cell]], weaker: list[dict[str, Any]]
+) -> dict[str, Any]:  # fmt: skip
     """What all measured layers cost, each as often as it occurs: with one kernel, and with the best of each."""
     measured = [x for x in layers if x["kernel"]]
     kernels = dict.fromkeys(k for x in measured for k in cells[x["problem"]])
@@ -200,7 +218,7 @@ def _network(layers: list[dict[str, Any]], cells: dict[str, dict[str, Cell]]) ->
         row.pop("by_round")
     return {
         "layers": len(measured), "of": len(layers), "calls": sum(x["count"] for x in measured),
-        "kernels": whole, "mix": mix, "partial": sorted(partial, key=lambda row: -row["layers"]),
+        "kernels": whole, "mix": mix, "weaker": weaker, "partial": sorted(partial, key=lambda row: -row["layers"]),
     }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ ROOM = Path(__file__).resolve().parent
 PROBLEM, SCENARIO = "n1c3h128w128k4r5s5", "packed"
 CLIMB = (
     "numpy/per_channel", "numba/naive", "numba/parallel", "numpy/shifted", "numpy/im2col",
-    "numba/register_tile", "numba/direct",
+    "numba/register_tile", "numba/direct", "numba/few_channels",
 )  # fmt: skip
 BLOCK = re.compile(r"^```python\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 WRITTEN_FROM = re.compile(r"\A<!-- .*? and (\S+); edit the template")
@@ -94,6 +94,7 @@ def numbers(run: Run) -> dict[str, Any]:
         "windows": f"{problem.K * problem.C * problem.P * problem.Q:,}",
         "climb_list": "[\n" + "".join(f'    "{k}",\n' for k in CLIMB) + "]",
         "rows": [_row(run, cells, k, before) for k, before in zip(steps, ["", *steps], strict=False)],
+        "timed": cells.__contains__,
         "step": lambda kernel, before: _step(cells.get(kernel), cells.get(before)),
         "ending": _ending(run, first),
     }

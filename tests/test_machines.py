@@ -7,8 +7,7 @@ import re
 import pytest
 from invented import HARDWARE, KERNELS, PROBLEMS, written
 
-from reports import sides
-from reports.across import machine_files, markdown
+from reports.across import compared, machine_files, markdown
 from reports.collect import collect, records_in
 
 pytest.importorskip("jinja2", reason="the page needs jinja2: pip install 'convzoo[report]'")
@@ -35,13 +34,13 @@ def two(tmp_path, rounds=6, **second):
     } | second
     written(tmp_path / "box-b", rounds=rounds, **there)
     runs = sorted(collect(records_in(tmp_path)).runs, key=lambda run: run.machine)
-    return sides.machines(runs, {})
+    return compared(runs, {})
 
 
 def test_one_machine_is_no_comparison(tmp_path):
     (tmp_path / "box-a").mkdir()
     written(tmp_path / "box-a")
-    assert sides.machines(collect(records_in(tmp_path)).runs, {}) is None
+    assert compared(collect(records_in(tmp_path)).runs, {}) is None
 
 
 def test_facts_and_ceilings(tmp_path):
@@ -100,10 +99,18 @@ def test_a_flip_is_told_from_noise(tmp_path):
         MIDDLE: "holds",
     }
     assert [w["kernel"] for w in found[SEED]["winners"]] == ["numba/direct", "torch_cpu/builtin"]
-    (words,) = found[SEED]["words"]
-    assert re.search(r"box-a: numba/direct, (1\.9\d|2\.0\d)× faster than torch_cpu/builtin", words)
-    assert re.search(r"box-b: torch_cpu/builtin, 1\.[45]\d× faster than numba/direct", words)
-    assert packed["sentence"] == (
+    here, there = (w["lead"] for w in found[SEED]["winners"])
+    assert re.match(r"(1\.9\d|2\.0\d)× faster than torch_cpu/builtin \(", here)
+    assert re.match(r"1\.[45]\d× faster than numba/direct \(", there)
+    assert found[SMALL]["winners"][0]["lead"] == ""
+    assert re.match(
+        r"box-b is the fastest, each machine with its best kernel: over 3 problems box-a takes",
+        packed["sentence"],
+    )
+    assert re.search(
+        r" takes (3\.\d\d)× as long \((1\.9\d|2\.0\d)× to [34]\.\d\d× by problem\)", packed["sentence"]
+    )
+    assert packed["sentence"].endswith(
         "Of 3 problems measured on two machines or more, the winner is the same on 2, another one on 1."
     )
     moved = {row["kernel"]: row["moves"] for row in packed["kernels"]}
@@ -113,7 +120,9 @@ def test_a_flip_is_told_from_noise(tmp_path):
 def test_too_few_rounds_make_no_flip(tmp_path):
     (packed,) = two(tmp_path, rounds=2, slower={("numba/direct", SEED): 3.0})["scenarios"]
     seed = next(row for row in packed["problems"] if row["problem"] == SEED)
-    assert seed["ranking"] == "cannot tell" and "which its rounds cannot tell" in seed["words"][0]
+    assert seed["ranking"] == "cannot tell" and seed["winners"][0]["lead"].endswith(
+        ": the rounds cannot tell"
+    )
     assert "perhaps another on 1, which the rounds cannot tell" in packed["sentence"]
 
 
@@ -121,7 +130,7 @@ def test_a_kernel_that_does_not_run_there(tmp_path):
     faults = {("numba/direct", p): ("unavailable", "numba is not installed") for p in PROBLEMS}
     (packed,) = two(tmp_path, faults=faults)["scenarios"]
     assert {row["ranking"] for row in packed["problems"]} == {"flips"}
-    assert "where numba/direct did not run" in packed["problems"][0]["words"][0]
+    assert packed["problems"][0]["winners"][1]["lead"] == "numba/direct did not run here"
     assert next(r for r in packed["kernels"] if r["kernel"] == "numba/direct")["cells"][1] is None
 
 
