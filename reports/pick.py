@@ -49,9 +49,10 @@ def wish(word: str, runs: Sequence[Run], accuracy: str, scenario: str, layout: s
 def _layers(word: str, runs: Sequence[Run]) -> list[Layer]:
     known = sets(runs)
     family, _, name = word.partition("/")
-    if family in known and (chosen := [x for x in known[family] if name in ("", x.name)]):
+    file = os.path.isfile(word) and ("." in word or family not in known)  # its layers as they are now
+    if not file and family in known and (chosen := [x for x in known[family] if name in ("", x.name)]):
         return chosen
-    if os.path.isfile(word):
+    if file:
         try:
             return [Layer(n, str(p), count) for n, p, count in read_problems(Path(word))]
         except ValueError as error:
@@ -291,7 +292,8 @@ def _doubts(
     if len(measured) > 1:
         found.append(
             "The sum is of convolutions alone, each timed by itself: what lies between layers (activations, "
-            "changes of layout, caches filled by the layer before) is not in it."
+            "changes of layout, caches filled by the layer before) is not in it. The best of each layer is chosen "
+            "by these very times, which flatters its sum where kernels are close."
         )
     visible = number(mapping(run.header.get("null")).get("smallest_visible"), above=0)
     if measured and visible:

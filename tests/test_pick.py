@@ -148,6 +148,15 @@ def test_sets_are_those_that_records_hold(folder, asked, capsys):
     assert stopped.value.code == 3 and "did you mean mynet?" in said and said.count("\n") == 1
 
 
+def test_a_file_is_read_as_it_is_now(folder, asked, monkeypatch):
+    """A record made from the file knows its layers, too, but those of that day."""
+    written(folder, command=["python", "-m", "benchmarks", "compare", "--problems", "net.txt"])
+    monkeypatch.chdir(folder)
+    assert len(asked("net.txt")[1][0]["layers"]) == 3  # gone: what the record remembers
+    (folder / "net.txt").write_text(f"only {SEED} 4\n")
+    assert [(x["layer"], x["count"]) for x in asked("net.txt")[1][0]["layers"]] == [("only", 4)]
+
+
 def test_layers_of_several_records_have_no_common_interval(folder, asked):
     written(folder, problems=PROBLEMS[:2])
     written(folder, problems=PROBLEMS[2:], name="later.jsonl", started="2026-11-24T07:50:11+00:00")
