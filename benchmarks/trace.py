@@ -78,6 +78,8 @@ def from_torch(source: str, inputs: Sequence[tuple[int, ...]]) -> Trace:
     where: list[str] = []
     hooks = []
     for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            continue  # takes no hooks: its layers are seen, but bear the name of what holds it
         hooks.append(part.register_forward_pre_hook(lambda m, a, name=name: where.append(name)))
         hooks.append(part.register_forward_hook(lambda m, a, y: where.pop() and None, always_call=True))
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
@@ -119,7 +121,7 @@ def _module(source: str) -> Any:
             raise ValueError(f"{source}: must be callable without arguments ({error})") from None
     if not isinstance(made, torch.nn.Module):
         raise ValueError(f"{source}: made a {type(made).__name__}, not a torch.nn.Module")
-    return made
+    return getattr(made, "_orig_mod", made)  # of torch.compile, whose graphs would hide the calls
 
 
 def _watcher(found: Trace, where: list[str]) -> Any:
@@ -131,6 +133,8 @@ def _watcher(found: Trace, where: list[str]) -> Any:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.ops.aten.convolution.default:
                 _torch_call(found, where[-1] if where else "", args)
+            elif re.search(r"::\w*conv(olution|\dd)", func.name()):
+                found.left_out[func.name()] += 1
             return func(*args, **(kwargs or {}))
 
     return Watcher()
