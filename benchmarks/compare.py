@@ -199,6 +199,8 @@ class Sweep:
         pulse = self.pulse
         if pulse is None or request["kernel"].partition("/")[0] in GPU_BACKENDS:
             return worker.ask(request, self.timeout)
+        reply: dict[str, Any] = {}
+        share = 1.0
         for _ in range(TRIES):
             before = pulse.share()
             reply = worker.ask(request, self.timeout)
