@@ -23,6 +23,7 @@ SHAPES = [
     "n1c2h16w31k2r3s3-st2-p2_0_0_1-g2",
     "n1c3h11w19k6r5s5-p2-g3",
     "n2c2h12w37k2r5s5-st2-p1_2_2_1-g2",
+    "n1c2h11w18k2r7s7-p3_3_2_3-g2",
     "n1c3h6w9k9r3s3-p3_4_1_5-g3",
     # sheets: other filters, strides that differ, dilation, padding beyond what masks hold
     "n1c3h9w20k3r3s3-p0_0_9_9-g3",
@@ -37,6 +38,7 @@ SHAPES = [
     "n2c16h5w17k16r3s3-p1-g16-nhwc",
     "n1c17h6w9k17r3s3-st2-p1-g17-nhwc",
     "n1c33h3w8k33r5s5-p2-g33-nhwc",
+    "n1c9h9w12k9r7s7-p3-g9-nhwc",
     "n1c3h4w5k3r3s4-p4_3_5_2-st2x1-d2x3-g3-nhwc",
     "n1c7h4w30k7r1s1-g7-nobias-nhwc",
     "n1c1h4w9k1r3s3-p1-nhwc",

@@ -208,7 +208,7 @@ def rule(
 def _rule_for_numpy(p: Conv2d, packed: bool, accuracy: str) -> list[str]:
     """Numba kernels in the order of their times on two threads of a Zen 4 (reports/cpu_kernels.md)."""
     inputs, outputs = p.C // p.groups, p.K // p.groups
-    few = outputs < 16 or (inputs <= 4 and p.layout == "nchw")
+    few = outputs <= 8 or (inputs <= 4 and p.layout == "nchw" and p.stride == (1, 1))
     own = ["numba/few_channels", "numba/register_tile"]
     order = own if few else own[::-1]
     if inputs == 1:

@@ -15,7 +15,8 @@ Threads  Numba's, each with an equal share of the tiles of all planes (nhwc: of 
          0.3 MFLOP. The interpreter lock is released
 Cost     FLOP   2·N·K·P·Q'·R·S            Q' = Q up to whole vectors; products with padding included
          bytes  p.min_bytes, and x again from L1 for each column of the filter
-Limits   nchw in place: R = S = 3 or 5, stride 1 or 2 both ways, no dilation, a few columns of padding
+Limits   nchw in place: R = S = 3 or 5, stride 1 or 2 both ways, and 7 with stride 1; no dilation, a few
+         columns of padding
          two loads in three cross a cache line, and x within L2 is computed slower than it is loaded
 Source   own; the row tile: Zhang, Lo and Lu, High Performance Depthwise and Pointwise Convolutions on
          Mobile Devices, 2020 (arXiv:2001.02504)
@@ -34,7 +35,9 @@ from convzoo.problem import Conv2d
 SERIAL_FLOPS = 3e5  # about 5 microseconds on one thread
 MOST = 8  # output channels in a tile on sheets
 # what fits in the registers: rows of a tile in nchw by filter and stride, pixels of a tile in nhwc
-ROWS = {(3, 1): (7, 4, 2, 1), (5, 1): (7, 4, 2, 1), (3, 2): (4, 2, 1), (5, 2): (1,)}
+ROWS = {
+    (3, 1): (7, 4, 2, 1), (5, 1): (7, 4, 2, 1), (7, 1): (7, 4, 2, 1), (3, 2): (4, 2, 1), (5, 2): (1,),
+}  # fmt: skip
 PIXELS = (8, 4, 2, 1)
 SPAN = 5  # int64 of a tile in nhwc: offset in x, in y, columns of the filter, their first, which tile
 GEOMETRY = _simd.record(
@@ -121,7 +124,10 @@ def in_planes(p: Conv2d):
     j, item, stride, L = np.zeros(1, GEOMETRY), p.itemsize, p.stride[0], _simd.lanes(p.dtype)
     while L * item > 16 and p.Q <= L // 2:
         L //= 2
-    rows = min((T for T in ROWS[p.S, stride] if T <= p.P), key=lambda T: -(-p.P // T) * (T + 1))
+    heights = ROWS[p.S, stride]
+    if stride == 2 and _simd.lanes(p.dtype) > L:  # half vectors take more shuffles for each row
+        heights = heights[-2:]
+    rows = min((T for T in heights if T <= p.P), key=lambda T: -(-p.P // T) * (T + 1))
     q, lane = np.arange(0, p.Q, L)[:, None], np.arange(L)
     starts = range(p.S) if stride == 1 else range(0, (stride + 1) * L, L)
     loads = [q * stride - p.padding[2] + start for start in starts]
@@ -159,7 +165,9 @@ def in_channels(p: Conv2d):
         x_image=p.H * p.W * p.C * item, x_row=p.W * p.C * item, x_pixel=p.stride[1] * p.C * item,
         x_tap=p.dilation[1] * p.C * item, y_row=p.Q * p.K * item, y_pixel=p.K * item,
     )  # fmt: skip
-    shape = (p.S, p.stride[1]) if p.S in (3, 5) and p.stride[1] < 3 and p.dilation[1] == 1 else (0, 1)
+    windows = (3, 5, 7) if _simd.many_registers() else (3, 5)
+    shared = p.S in windows and p.stride[1] < 3 and p.dilation[1] == 1
+    shape = (p.S, p.stride[1]) if shared else (0, 1)
     tiles = [_simd.entry(_simd.PIXEL_CHANNELS, item, L, pixels, *shape) for pixels in PIXELS]
     tiles.append(_simd.entry(_simd.PIXEL_CHANNELS, item, L, 1, 0, 1))  # where taps are in the padding
     return fill(j, values, tiles), np.array(spans, np.int64).ravel(), tiles[0][1]
@@ -177,8 +185,9 @@ def way_of(p: Conv2d) -> str:
     """In which of the three ways a problem is done."""
     if p.layout == "nhwc":
         return "channels" if p.K == p.C else "sheets"
-    square = p.R == p.S in (3, 5) and p.stride in ((1, 1), (2, 2)) and p.dilation == (1, 1)
-    return "planes" if square and p.padding[2] <= _simd.lanes(p.dtype) // 4 else "sheets"
+    square = p.R == p.S and p.stride[0] == p.stride[1] and p.dilation == (1, 1)
+    in_place = square and (p.S, p.stride[0]) in ROWS and p.padding[2] <= _simd.lanes(p.dtype) // 4
+    return "planes" if in_place else "sheets"
 
 
 def plan(p: Conv2d) -> Plan:
