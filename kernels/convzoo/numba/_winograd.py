@@ -844,9 +844,10 @@ def layer(p: Conv2d, points: str) -> Plan:
         return parts, parts * numbers.bytes, np.array(numbers, np.int64)
 
     def pack(w, b):
-        taps = _simd.pack_panels(w, 1, wide, recipe.lanes, np.arange(9 * p.C))
         u = _memory.empty((panels, recipe.A**2, p.C, wide), p.dtype)
-        transform(panels, taps.ctypes.data, u.ctypes.data, p.C)
+        if p.C:
+            taps = _simd.pack_panels(w, 1, wide, recipe.lanes, np.arange(9 * p.C))
+            transform(panels, taps.ctypes.data, u.ctypes.data, p.C)
         bias = np.zeros(panels * wide, p.dtype)
         if b is not None:
             bias[: p.K] = b
