@@ -89,6 +89,8 @@ def inputs(
 def _spot(p: Conv2d, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """x with everything set to zero but 4 x 4 values in one channel of each group."""
     left = np.zeros_like(x)
+    if not x.size:
+        return left
     of, into = (a.transpose(0, 3, 1, 2) if p.layout == "nhwc" else a for a in (x, left))
     h, v = (int(rng.integers(0, max(1, size - 3))) for size in (p.H, p.W))
     for group in range(p.groups):
