@@ -48,6 +48,7 @@ def parser() -> Parser:
     p.add_argument("--kernels", nargs="+", metavar="GLOB", default=["*"])
     p.add_argument("--problems", nargs="+", metavar="SET|FILE|STRING", help="default: the preset's")
     p.add_argument("--batch", type=int, metavar="N", help="replace N of every problem")
+    p.add_argument("--layout", choices=["nchw", "nhwc"], help="replace the layout of every problem")
     p.add_argument("--scenario", nargs="+", choices=("eager", "packed"), default=["packed"])
     p.add_argument("--baseline", metavar="KERNEL", help="default: torch's builtin on this device")
     p.add_argument("--threads", type=int, metavar="N", help="default: all usable CPUs")
@@ -310,7 +311,7 @@ def _begun(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     from . import hardware, machine_file, problems, record
 
     preset = sweeping.preset(args.preset, args.rounds, args.budget)
-    layers = problems.resolve(args.problems or problems.PRESETS[args.preset], args.batch)
+    layers = problems.resolve(args.problems or problems.PRESETS[args.preset], args.batch, args.layout)
     kernels = chosen(args.kernels)
     if args.baseline:
         kernels = list(dict.fromkeys([*kernels, *chosen([args.baseline])]))

@@ -190,34 +190,39 @@ PRESETS: dict[str, list[str]] = {
 }
 
 
-def resolve(words: list[str], batch: int | None = None) -> list[Layer]:
+def resolve(words: list[str], batch: int | None = None, layout: str | None = None) -> list[Layer]:
     """Layers named by ``words``: set names, set/layer, problem strings, or files; each problem once.
 
-    ``batch`` replaces N. Raises ValueError for a word that is none of these.
+    ``batch`` replaces N, ``layout`` the layout. Raises ValueError for a word that is none of these.
     """
     found: dict[Conv2d, Layer] = {}
+    changes: dict[str, Any] = {"N": batch} if batch is not None else {}
+    changes |= {"layout": layout} if layout else {}
     for word in words:
         for layer in _resolve_one(word):
-            if batch is not None:
-                layer = replace(layer, problem=replace(layer.problem, N=batch))
+            layer = replace(layer, problem=replace(layer.problem, **changes))
             found.setdefault(layer.problem, layer)
     return list(found.values())
 
 
 def networks_in(layers: list[Layer]) -> dict[str, list[list[Any]]]:
-    """Networks all of whose layers are among these, whatever the batch: name -> [layer, problem, count].
+    """Networks all of whose layers are among these, whatever batch and layout: name -> [layer, problem, count].
 
     A record carries them, so that a report can add up a network without this table. Of several batches
-    the first one counts.
+    or layouts the first one counts.
     """
     have: dict[Conv2d, Conv2d] = {}
     for layer in layers:
-        have.setdefault(replace(layer.problem, N=1), layer.problem)
+        have.setdefault(_single(layer.problem), layer.problem)
     return {
-        name: [[x.name, str(have[replace(x.problem, N=1)]), x.count] for x in SETS[name]]
+        name: [[x.name, str(have[_single(x.problem)]), x.count] for x in SETS[name]]
         for name in NETWORKS
-        if all(replace(x.problem, N=1) in have for x in SETS[name])
+        if all(_single(x.problem) in have for x in SETS[name])
     }
+
+
+def _single(p: Conv2d) -> Conv2d:
+    return replace(p, N=1, layout="nchw")
 
 
 def _resolve_one(word: str) -> list[Layer]:
