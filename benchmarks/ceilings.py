@@ -20,6 +20,11 @@ from typing import Any
 
 LEVELS = {"L1": 0.4, "L2": 0.5, "L3": 0.5, "DRAM": 8.0}  # share of a level's size that is streamed
 BURSTS = 7
+LIMIT = 120  # seconds for one number of threads, which takes four
+
+
+class Unmeasured(OSError):
+    """The ceilings could not be measured; the text says why."""
 
 
 def measure(threads: int) -> dict[str, Any]:
@@ -32,9 +37,15 @@ def measure(threads: int) -> dict[str, Any]:
     for n in sorted({1, threads}):
         environment = os.environ | library_environment(n) | {"PYTHONPATH": python_path()}
         command = [sys.executable, "-m", "benchmarks.ceilings", str(n)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=LIMIT
+            )
+        except subprocess.TimeoutExpired:
+            why = f"the ceilings could not be measured within {LIMIT} s: end other work, then try again"
+            raise Unmeasured(why) from None
         if done.returncode:
-            raise RuntimeError(f"the ceilings could not be measured: {done.stderr.strip()[-300:]}")
+            raise Unmeasured(f"the ceilings could not be measured: {done.stderr.strip()[-300:]}")
         for kind, values in json.loads(done.stdout).items():
             found[kind][str(n)] = values
     gpu = _gpu(environment={"PYTHONPATH": python_path()})

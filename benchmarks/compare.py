@@ -219,7 +219,10 @@ class Sweep:
         for _ in range(
             3 if why else 0
         ):  # other work may have held the ceilings down, not the kernel up
-            again = ceilings.measure(self.threads)
+            try:
+                again = ceilings.measure(self.threads)
+            except ceilings.Unmeasured:
+                break
             self.ceilings = plausibility.best_of(self.ceilings, again)
             self.record.add({"kind": "ceilings", "ceilings": self.ceilings})
             why = plausibility.mistrust(*cause, self.ceilings, self.threads)

@@ -251,6 +251,17 @@ def test_impossible_time_is_mistrusted_and_has_no_time(tmp_path, monkeypatch):
     assert "seconds" not in lines[0]
 
 
+def test_ceilings_that_take_too_long_are_one_sentence(monkeypatch, capsys, tmp_path):
+    from benchmarks import __main__ as command
+    from benchmarks import ceilings
+
+    monkeypatch.setattr(ceilings, "LIMIT", 0.01)
+    with pytest.raises(SystemExit) as ended:
+        command.main(["machine", "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "could not be measured within 0.01 s" in capsys.readouterr().err
+
+
 def test_cell_without_end_of_memory_is_crashed(tmp_path, monkeypatch):
     monkeypatch.setenv("CONVZOO_MEMORY_LIMIT", str(2**29))
     cells = [compare.Cell("numpy/im2col", x, "packed") for x in resolve(["n1c64h512w512k8r7s7"])]
