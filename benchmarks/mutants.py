@@ -94,6 +94,7 @@ SMALL = {"TILE": 32, "SHEETS": 600, "SERIAL_FLOPS": 0, "WINDOW_BYTES": 2000, "BL
 SEEDS = (0, 1)
 SECONDS = 5  # that a mutant may take; an honest kernel takes a tenth of one
 SILENCE = 60  # seconds without any verdict, after which the process is taken to hang
+FIRST_SILENCE = 300  # the same for the honest kernel, every line of which is traced on every problem
 
 
 @dataclass(frozen=True)
@@ -532,7 +533,7 @@ class _Judge:
     """A process that judges mutants of one kernel; begun again whenever one of them ends it."""
 
     def __init__(self, kernel: str):
-        self._kernel = kernel
+        self._kernel, self._said = kernel, ""
         self._begin()
 
     def _begin(self) -> None:
@@ -552,10 +553,9 @@ class _Judge:
             target=self._listen, args=(self._process, self._lines), daemon=True
         )
         self._listener.start()
-        hello = self._next()
+        hello = self._next(FIRST_SILENCE)
         if hello is None:
-            assert self._process.stderr is not None
-            said = self._process.stderr.read()[-500:]
+            said = self._said[-500:] or f"it said nothing within {FIRST_SILENCE} s"
             raise RuntimeError(f"{self._kernel} could not be judged: {said}")
         self.lines = set(hello["lines"])
 
@@ -565,9 +565,9 @@ class _Judge:
             lines.put(line)
         lines.put("")
 
-    def _next(self) -> dict[str, Any] | None:
+    def _next(self, silence: float = SILENCE) -> dict[str, Any] | None:
         try:
-            line = self._lines.get(timeout=SILENCE)
+            line = self._lines.get(timeout=silence)
         except queue.Empty:
             line = ""
         if line:
@@ -593,6 +593,8 @@ class _Judge:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
+        if self._process.stderr is not None and not self._process.stderr.closed:
+            self._said = self._process.stderr.read()
         self._listener.join(10)  # it reads to the end; a pipe must not be closed under it
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             with contextlib.suppress(OSError):
