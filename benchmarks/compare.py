@@ -201,7 +201,6 @@ class Sweep:
             return worker.ask(request, self.timeout)
         reply: dict[str, Any] = {}
         share = 1.0
-        reply, share = {"status": "ok"}, 1.0
         for _ in range(TRIES):
             before = pulse.share()
             reply = worker.ask(request, self.timeout)
