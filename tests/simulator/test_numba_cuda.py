@@ -21,13 +21,14 @@ import os
 import sys
 import threading
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import convzoo
 from convzoo import Conv2d, Unsupported
-from convzoo.reference import examine
+from convzoo.reference import examine, inputs, judge
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
     pytest.skip(
@@ -39,6 +40,8 @@ from numba import cuda
 from numba.cuda.simulator import kernel as simulator
 from numba.cuda.simulator import kernelapi
 from numba.cuda.simulator.cudadrv import devicearray
+
+from convzoo.numba_cuda import _implicit_gemm
 
 SHARED = 48 * 1024
 
@@ -52,6 +55,8 @@ PROBLEMS = {  # one to six blocks each; a tail in every dimension that is cut
     "1x1": "n1c5h3w4k10r1s1",
     "filter-beyond-the-input": "n1c2h3w2k3r5s4-p2_1_1_2",
     "nhwc": "n1c9h5w9k3r3s2-p1_0_1_2-nhwc",
+    "steps-of-whole-channels": "n1c8h4w6k5r2s3-p1_0_1_1",
+    "nhwc-four-neighbours": "n1c8h3w5k4r1s2-p0_1_1_0-g2-nhwc",
     "nhwc-all-options-f64": "n2c4h6w7k6r2s3-st1x2-p2_0_1_3-d2x1-g2-nobias-f64-nhwc",
 }
 
@@ -195,6 +200,42 @@ def test_kernel(name, problem, strict):
     assert verdict.ok, f"{name} on {p}: {verdict.why}"
 
 
+GEMMS = ("register_tile", "vector_loads", "async_tile")
+
+
+def run_once(kernel, plan, p: Conv2d) -> None:
+    """One call on exact data, for problems on which four would take too long."""
+    x, w, b = inputs(p, 2, "exact")
+    y = plan.run(
+        cuda.to_device(x), plan.pack(cuda.to_device(w), None if b is None else cuda.to_device(b))
+    )
+    verdict = judge(y.copy_to_host(), p, x, w, b, accuracy=kernel.accuracy, tier="exact")
+    assert verdict.ok, f"{kernel.name} on {p}: {verdict.why}"
+
+
+@pytest.mark.parametrize("tile", _implicit_gemm.TILES["float32"], ids=lambda t: "x".join(map(str, t)))
+@pytest.mark.parametrize("stem", GEMMS)
+def test_every_tile(stem, tile, strict, monkeypatch):
+    """What a large problem would choose, with a tail of pixels and of filters and a step that is not full."""
+    strict(tuple(ORDERS)[tile.threads // 64 % 2])
+    monkeypatch.setitem(_implicit_gemm.TILES, "float32", (tile,))
+    p = Conv2d(1, 3, 3, tile.pixels // 4 + 1, tile.filters + 1, 1, 3, padding=(1, 0, 0, 1))
+    kernel = convzoo.load(f"numba_cuda/{stem}")
+    (convolve,) = (launch for launch in kernel.module().launches(p) if launch.name == "convolve")
+    assert (convolve.grid, convolve.block) == (4, tile.threads)
+    run_once(kernel, kernel.plan(p), p)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("stem", GEMMS)
+def test_parts_of_the_taps_are_added(stem, layout, strict):
+    p = Conv2d(1, 80, 2, 3, 6, 1, 3, padding=(0, 0, 1, 0), layout=layout)
+    kernel = convzoo.load(f"numba_cuda/{stem}")
+    launches = {launch.name: launch for launch in kernel.module().launches(p)}
+    assert "add" in launches and launches["convolve"].grid > 1
+    run_once(kernel, kernel.plan(p), p)
+
+
 # Kernels wrong on purpose: the source with one place changed. Each is one that this simulator can see.
 MUTANTS = {
     "naive: last block": ("if i >= outputs:", "if i > outputs:"),
@@ -213,20 +254,59 @@ MUTANTS = {
     "shared_tile: tail of filters": ("                if k0 + j < K:\n", "                if True:\n"),
     "shared_tile: tail of channels": ("if c_in < C and top <= h_in", "if top <= h_in"),
     "shared_tile: swapped strides": ("row * stride_h + r * step_h", "row * stride_w + r * step_h"),
+    "register_tile: no barrier after loading": ("cuda.syncthreads()  # all is written", "pass  #"),
+    "register_tile: no barrier after use": ("cuda.syncthreads()  # all is read", "pass  #"),
+    "register_tile: pixels beyond the last": ("if m < M else NOWHERE", "if True else NOWHERE"),
+    "register_tile: a lane elsewhere": ("(lane % 2 + lane // 16 * 2) * 4", "(lane % 4) * 4"),
+    "register_tile: a tap twice": (
+        "multiply(xs, ws, sums, m, f, 7)",
+        "multiply(xs, ws, sums, m, f, 6)",
+    ),
+    "register_tile: unset sums": ("sums[i, j] = real(0)", "pass"),
+    "register_tile, _implicit_gemm: unwritten filters": ("f + more < F:", "f + more + 1 < F:"),
+    "register_tile, _implicit_gemm: unwritten pixels": ("if m < M and", "if m + 1 < M and"),
+    "register_tile, _implicit_gemm: taps beyond the last": ("NOWHERE - 1, 0", "0, 0"),
+    "vector_loads: no barrier after loading": ("cuda.syncthreads()  # all is written", "pass  #"),
+    "vector_loads: no barrier after use": ("cuda.syncthreads()  # all is read", "pass  #"),
+    "vector_loads: no barrier in the square": ("cuda.syncthreads()\n        for", "pass\n        for"),
+    "vector_loads: taps in another order": ("uint32(i * PITCH + e *", "uint32((3 - i) * PITCH + e *"),
+    "async_tile: no wait": ("wait_for_all_but(YOUNGER)", "pass"),
+    "async_tile: waits for too few": ("YOUNGER = STAGES - 2", "YOUNGER = STAGES - 1"),
+    "async_tile: no barrier": ("cuda.syncthreads()  # 1", "pass  # 1"),
+    "async_tile: one stage too few": ("AHEAD = STAGES - 1", "AHEAD = STAGES"),
+    "async_tile: reads outside": ("x, at + more, inside)", "x, at + more, True)"),
+    "async_tile: too few copies of x": (
+        "in range(X_COPIES):\n            more",
+        "in range(1):\n            more",
+    ),
+    "async_tile: copies in no group": (
+        "            commit()\n        while",
+        "            pass\n        while",
+    ),
     "shared_tile: unset sums": ("sums[j] = b[g * K + k0 + j] if k0 + j < K else real(0)", "pass"),
 }
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_wrong_kernel_is_rejected(mutant, strict):
-    stem, (right, wrong) = mutant.partition(":")[0], MUTANTS[mutant]
-    kernel = convzoo.load(f"numba_cuda/{stem}")
-    source = kernel.path.read_text(encoding="utf-8")
-    assert source.count(right) == 1, f"update the mutant: {right!r} must stand in {stem}.py once"
-    module = types.ModuleType(f"wrong_{stem}")
+def changed(file: str, right: str, wrong: str) -> types.ModuleType:
+    """The module in a file of this backend's folder, with one place of its source changed."""
+    path = Path(_implicit_gemm.__file__).with_name(f"{file}.py")
+    source = path.read_text(encoding="utf-8")
+    assert source.count(right) == 1, f"update the mutant: {right!r} must stand in {file}.py once"
+    module = types.ModuleType(f"convzoo.numba_cuda.wrong_{file}")
     module.__package__ = "convzoo.numba_cuda"  # where its building blocks lie
-    code = compile(source.replace(right, wrong), f"<{mutant}>", "exec")
-    exec(code, module.__dict__)
+    sys.modules[module.__name__] = module  # dataclasses look there
+    exec(compile(source.replace(right, wrong), f"<wrong {file}>", "exec"), module.__dict__)
+    return module
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_wrong_kernel_is_rejected(mutant, strict, monkeypatch):
+    stem, _, block = mutant.partition(":")[0].partition(", ")
+    module = changed(block or stem, *MUTANTS[mutant])
+    if block:  # the kernel as it is, with a building block that is wrong
+        monkeypatch.setitem(sys.modules, f"convzoo.numba_cuda.{block}", module)
+        module = changed(stem, "\nALGORITHM", "\n\nALGORITHM")
+    kernel = convzoo.load(f"numba_cuda/{stem}")
     p = Conv2d.parse("n1c22h4w17k18r2s3-st1x2-p0_2_2_1-g2")
     for order in ORDERS:
         strict(order)

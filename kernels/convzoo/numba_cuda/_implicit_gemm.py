@@ -11,7 +11,8 @@ Used by register_tile, vector_loads and async_tile, which hold the product itsel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from convzoo.plan import Plan, Unsupported
 from convzoo.problem import Conv2d
 
 from ._launch import MOST_BLOCKS, Launch, one_thread_each
+from ._ptx import store4
 
 DEPTH = 8  # taps that a block holds in shared memory at once
 NOWHERE = 2**31  # a row of the padded image that no image has
@@ -57,6 +59,7 @@ class Gemm:
     problem: Conv2d
     tile: Tile
     parts: int  # of the taps
+    channels: int  # of a group, as they are loaded: C/G, or more and the rest of them 0
 
     @property
     def pixels(self) -> int:
@@ -67,9 +70,13 @@ class Gemm:
         return self.problem.K // self.problem.groups
 
     @property
+    def taps(self) -> int:
+        return self.channels * self.problem.R * self.problem.S
+
+    @property
     def steps(self) -> int:
         """DEPTH taps each; the last may be smaller, and the packed weights are 0 there."""
-        return -(-self.problem.taps // DEPTH)
+        return -(-self.taps // DEPTH)
 
     @property
     def steps_of_part(self) -> int:
@@ -109,19 +116,19 @@ class Gemm:
         return -(-warps // 4) * each * late + adding
 
 
-def cut(p: Conv2d, tiles: tuple[Tile, ...] | None = None) -> Gemm:
+def cut(p: Conv2d, channels: int = 0) -> Gemm:
     """The tile and the number of parts that should take the least time, of those that 32 bits can count."""
     if max(p.N, p.C, p.K, *p.padded, *p.stride, *p.dilation) >= NOWHERE:
         raise Unsupported("needs sizes, strides and dilations below 2**31: its indices have 32 bits")
     options = []
-    for tile in tiles or TILES[p.dtype]:
-        whole = Gemm(p, tile, 1)
+    for tile in TILES[p.dtype]:
+        whole = Gemm(p, tile, 1, channels or p.C // p.groups)
         for parts in range(1, min(MOST_PARTS, whole.steps // 4 + 1) + 1):
             each = -(-whole.steps // parts)
-            options.append(Gemm(p, tile, -(-whole.steps // each)))  # no part is empty
+            options.append(replace(whole, parts=-(-whole.steps // each)))  # no part is empty
     best = min(options, key=lambda gemm: gemm.time)
     for name, elements in (
-        ("x", p.N * p.C * p.H * p.W), ("w, packed,", int(np.prod(best.packed, dtype=object))),
+        ("x", p.N * p.H * p.W * p.groups * best.channels), ("w, packed,", prod(best.packed)),
         ("y", best.parts * best.outputs),
     ):  # fmt: skip
         if elements > 2**32 - 2**16:
@@ -133,27 +140,72 @@ def cut(p: Conv2d, tiles: tuple[Tile, ...] | None = None) -> Gemm:
     return best
 
 
-def table(p: Conv2d) -> np.ndarray:
+def table(gemm: Gemm, layout: str) -> np.ndarray:
     """For each tap: where it lies from the first pixel of its window, in x and in rows and columns.
 
-    Taps that fill up the last step lie in no row of any image.
+    ``layout`` is that of x as it is loaded. Taps that fill up the last step lie in no row of any image.
     """
-    C = p.C // p.groups
-    taps = np.arange(-(-p.taps // DEPTH) * DEPTH)
+    p, C = gemm.problem, gemm.channels
+    taps = np.arange(gemm.packed[1])
     c, s, r = taps % C, taps // C % p.S, taps // C // p.S
     row, column = r * p.dilation[0], s * p.dilation[1]
-    nhwc = p.layout == "nhwc"
-    offset = (row * p.W + column) * p.C + c if nhwc else (c * p.H + row) * p.W + column
-    row[p.taps :], offset[p.taps :] = NOWHERE - 1, 0
+    nhwc = layout == "nhwc"
+    offset = (row * p.W + column) * C * p.groups + c if nhwc else (c * p.H + row) * p.W + column
+    row[gemm.taps :], offset[gemm.taps :] = NOWHERE - 1, 0
     return np.stack([offset, row, column]).astype(np.uint32).reshape(-1)
+
+
+def storing(gemm: Gemm, vectors: bool):
+    """A device function that adds the bias to the sums of a thread and stores them, or one part of them.
+
+    ``store(y, b, sums, part, g, pixel, f)`` of the thread's first pixel, and its first filter in group g; the
+    others lie where warps of 8 by 4 threads and 4 by 4 outputs put them. With ``vectors`` four neighbours
+    are stored at once where the shape has them side by side.
+    """
+    p = gemm.problem
+    HIGH, WIDE = gemm.tile[2:]
+    real = float32 if p.dtype == "float32" else float64
+    K, F, M, PQ = (uint32(n) for n in (p.K, gemm.filters, gemm.pixels, p.P * p.Q))
+    outputs, nhwc = uint32(gemm.outputs), p.layout == "nhwc"
+    next_filter = uint32(1) if nhwc else PQ  # in y
+    pixels_at_once = vectors and not nhwc and PQ % 4 == 0
+    filters_at_once = vectors and nhwc and F % 4 == 0
+
+    @cuda.jit(device=True, inline="always")
+    def store(y, b, sums, part, g, pixel, f):
+        bias = cuda.local.array(WIDE, real)
+        for j in range(WIDE):
+            filter = uint32(f + uint32(j // 4 * 16 + j % 4))
+            bias[j] = b[uint32(g * F + filter)] if part == 0 and filter < F else real(0)
+        for i in range(HIGH):
+            for j in range(WIDE):
+                sums[i, j] += bias[j]
+        for i in range(0, HIGH, 4 if pixels_at_once else 1):
+            m = uint32(pixel + uint32(i // 4 * 32 + i % 4))
+            n, pq = uint32(m // PQ), uint32(m % PQ)
+            first = uint32(part * outputs + (g * F + f) * next_filter)
+            first = uint32(first + (m * K if nhwc else n * (K * PQ) + pq))
+            for j in range(0, WIDE, 4 if filters_at_once else 1):
+                more = uint32(j // 4 * 16 + j % 4)
+                if m < M and f + more < F:
+                    at = first + more * next_filter
+                    if pixels_at_once:
+                        store4(y, at, sums[i, j], sums[i + 1, j], sums[i + 2, j], sums[i + 3, j])
+                    elif filters_at_once:
+                        store4(y, at, sums[i, j], sums[i, j + 1], sums[i, j + 2], sums[i, j + 3])
+                    else:
+                        y[at] = sums[i, j]
+
+    return store
 
 
 def packing(gemm: Gemm) -> Launch:
     """w[K,C/G,R,S] → packed[G,taps,filters], both flat."""
     p = gemm.problem
-    threads = int(np.prod(gemm.packed)) // DEPTH  # one for the DEPTH taps of a step and one filter
+    threads = prod(gemm.packed) // DEPTH  # one for the DEPTH taps of a step and one filter
     size, steps, width = uint32(threads), uint32(gemm.steps), uint32(gemm.packed[2])
-    F, C, R, S, taps = (uint32(n) for n in (gemm.filters, p.C // p.groups, p.R, p.S, p.taps))
+    F, C, R, S, taps = (uint32(n) for n in (gemm.filters, p.C // p.groups, p.R, p.S, gemm.taps))
+    channels = uint32(gemm.channels)
     real = float32 if p.dtype == "float32" else float64
 
     def pack(w, packed):
@@ -162,9 +214,9 @@ def packing(gemm: Gemm) -> Launch:
             f, step, g = i % width, i // width % steps, i // width // steps
             for k in range(DEPTH):
                 j = step * DEPTH + uint32(k)
-                c, s, r = j % C, j // C % S, j // C // S
+                c, s, r = j % channels, j // channels % S, j // channels // S
                 value = real(0)
-                if f < F and j < taps:
+                if f < F and c < C and j < taps:
                     value = w[uint32((((g * F + f) * C + c) * R + r) * S + s)]
                 packed[uint32(((g * steps + step) * DEPTH + uint32(k)) * width + f)] = value
 
@@ -188,20 +240,24 @@ def adding(gemm: Gemm) -> Launch:
 
 
 def planned(gemm: Gemm, launches: tuple[Launch, ...]) -> Plan:
-    """The plan that packs, multiplies and adds with these launches: pack, convolve, and add if there are parts.
+    """The plan that packs, multiplies and adds with these launches, which are known by their names.
 
-    convolve takes x, the packed weights, b, the table and y or its parts, all of them flat.
+    pack takes w and the packed weights; arrange, if there is one, x and x[N,H,W,G,channels]; convolve takes
+    that x, the packed weights, b, the table, and y or its parts; add, if there are parts, those and y. All
+    arrays are flat.
     """
     p, dtype = gemm.problem, np.dtype(gemm.problem.dtype)
     kernels = {launch.name: launch.compiled() for launch in launches}
     start = {launch.name: kernels[launch.name][launch.grid, launch.block] for launch in launches}
-    offsets = cuda.to_device(table(p))  # only ever read, so that all calls share it
+    arrange = start.get("arrange")
+    layout = "nhwc" if arrange else p.layout
+    offsets = cuda.to_device(table(gemm, layout))  # only ever read, so that all calls share it
     no_bias = cuda.to_device(np.zeros(p.K, dtype))
-    packed_size = int(np.prod(gemm.packed))
+    arranged = p.N * p.H * p.W * p.groups * gemm.channels if arrange else 0
     summands = gemm.parts * gemm.outputs if gemm.parts > 1 else 0
 
     def pack(w, b):
-        packed = cuda.device_array(packed_size, dtype)
+        packed = cuda.device_array(prod(gemm.packed), dtype)
         start["pack"](w.reshape(w.size), packed)
         if b is None:
             return packed, no_bias
@@ -211,11 +267,16 @@ def planned(gemm: Gemm, launches: tuple[Launch, ...]) -> Plan:
 
     def run(x, weights):
         packed, b = weights
+        x = x.reshape(x.size)
+        if arrange:
+            x, given = cuda.device_array(arranged, dtype), x
+            arrange(given, x)
         y = cuda.device_array(gemm.outputs, dtype)
         target = cuda.device_array(summands, dtype) if summands else y
-        start["convolve"](x.reshape(x.size), packed, b, offsets, target)
+        start["convolve"](x, packed, b, offsets, target)
         if summands:
             start["add"](target, y)
         return y.reshape(*p.y_shape)
 
-    return Plan(run, pack=pack, workspace=summands * p.itemsize, code=tuple(kernels.values()))
+    workspace = (arranged + summands) * p.itemsize
+    return Plan(run, pack=pack, workspace=workspace, code=tuple(kernels.values()))

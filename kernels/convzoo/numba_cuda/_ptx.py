@@ -35,7 +35,7 @@ ir = cgutils.ir
 def _address(context, builder, array, values, space=None):
     """Where element i of an array lies; in an address space of its own, 3 being shared memory."""
     data = context.make_array(array)(context, builder, values[0]).data
-    place = builder.gep(data, [builder.zext(values[1], ir.IntType(64))])
+    place = builder.gep(data, [values[1]])
     if space is None:
         return place
     return builder.addrspacecast(place, ir.PointerType(ir.IntType(8), addrspace=space))
@@ -53,7 +53,7 @@ def _load4(typing, a, i):
         lanes = [builder.extract_element(loaded, ir.IntType(32)(lane)) for lane in range(4)]
         return context.make_tuple(builder, signature.return_type, lanes)
 
-    return types.UniTuple(a.dtype, 4)(a, types.uint32), code
+    return types.UniTuple(a.dtype, 4)(a, types.uint64), code
 
 
 def _store4(typing, a, i, v0, v1, v2, v3):
@@ -65,7 +65,7 @@ def _store4(typing, a, i, v0, v1, v2, v3):
         builder.store(vector, place, align=16)
         return context.get_dummy_value()
 
-    return types.void(a, types.uint32, *[a.dtype] * 4), code
+    return types.void(a, types.uint64, *[a.dtype] * 4), code
 
 
 def _copy_async(size, cache):
@@ -81,7 +81,7 @@ def _copy_async(size, cache):
             )  # fmt: skip
             return context.get_dummy_value()
 
-        return types.void(to, types.uint32, of, types.uint32, types.boolean), code
+        return types.void(to, types.uint64, of, types.uint64, types.boolean), code
 
     return copy
 

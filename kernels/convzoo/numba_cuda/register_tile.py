@@ -26,7 +26,7 @@ from numba import cuda, float32, float64, uint32
 from convzoo.plan import Plan
 from convzoo.problem import Conv2d
 
-from ._implicit_gemm import DEPTH, NOWHERE, Gemm, adding, cut, packing, planned
+from ._implicit_gemm import DEPTH, NOWHERE, Gemm, adding, cut, packing, planned, storing
 from ._launch import Launch
 
 ALGORITHM = "gemm"
@@ -42,14 +42,13 @@ def build(gemm: Gemm):
     X_SIZE, W_SIZE = DEPTH * PITCH, DEPTH * FILTERS
     X_LOADS, W_LOADS = DEPTH * PIXELS // THREADS, DEPTH * FILTERS // THREADS
     rows_of_warps = uint32(PIXELS // (8 * HIGH))
-    C, K, H, W, P, Q = (uint32(n) for n in (prob.C, prob.K, prob.H, prob.W, prob.P, prob.Q))
-    G, F, M, depth, width = (
-        uint32(n) for n in (prob.groups, gemm.filters, gemm.pixels, *gemm.packed[1:])
-    )
+    C, H, W, P, Q = (uint32(n) for n in (prob.C, prob.H, prob.W, prob.P, prob.Q))
+    G, M, depth, width = (uint32(n) for n in (prob.groups, gemm.pixels, *gemm.packed[1:]))
     across, down, steps, each = map(uint32, (gemm.across, gemm.down, gemm.steps, gemm.steps_of_part))
     (top, left), (stride_h, stride_w) = map(uint32, prob.padding[::2]), map(uint32, prob.stride)
     next_c, next_v = (uint32(1), C) if nhwc else (H * W, uint32(1))  # from one to the next, in x
-    outputs = uint32(gemm.outputs)
+
+    store = storing(gemm, vectors=False)
 
     @cuda.jit(device=True, inline="always")
     def multiply(xs, ws, sums, m, f, k):  # 1 one tap of the tile
@@ -120,17 +119,7 @@ def build(gemm: Gemm):
             multiply(xs, ws, sums, m, f, 7)
             cuda.syncthreads()  # all is read before the next taps are written
 
-        for i in range(HIGH):
-            pixel = uint32(m0 + m + uint32(i // 4 * 32 + i % 4))
-            if pixel < M:
-                n, pq = pixel // (P * Q), pixel % (P * Q)
-                for j in range(WIDE):
-                    filter = uint32(f0 + f + uint32(j // 4 * 16 + j % 4))
-                    if filter < F:
-                        k = uint32(g * F + filter)
-                        total = sums[i, j] + (b[k] if part == 0 else real(0))
-                        at = pixel * K + k if nhwc else (n * K + k) * (P * Q) + pq
-                        y[uint32(part * outputs + at)] = total
+        store(y, b, sums, part, g, uint32(m0 + m), uint32(f0 + f))
 
     return convolve
 
