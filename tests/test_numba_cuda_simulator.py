@@ -35,7 +35,9 @@ def test_all_kernels_in_a_strict_simulator():
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed and int(passed[1]) >= 60, done.stdout  # a collection that finds nothing is no success
+    assert passed and int(passed[1]) >= 120, (
+        done.stdout
+    )  # a collection that finds nothing is no success
 
 
 # Launch geometry: problems that no test could run, only laid out.
@@ -159,8 +161,8 @@ def test_compiled_code_is_what_the_docstrings_say(name, text):
         pytest.skip(f"{name} {reason}")
     for capability in ((8, 0), (9, 0)):
         codes = {launch.name: ptx(launch, capability) for launch in laid_out}
-        code = codes["convolve"]
-        assert f"fma.rn.{'f32' if p.dtype == 'float32' else 'f64'}" in code
+        multiply = f"fma.rn.{'f32' if p.dtype == 'float32' else 'f64'}"
+        assert any(multiply in code for code in codes.values())
         for code in codes.values():
             assert not re.search(r"\b(ld|st)\.local", code), "sums must stay in registers"
             assert not re.search(r"\b(div|rem)\.[su]", code), "divisors must be constants"

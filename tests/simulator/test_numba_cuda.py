@@ -57,6 +57,7 @@ PROBLEMS = {  # one to six blocks each; a tail in every dimension that is cut
     "nhwc": "n1c9h5w9k3r3s2-p1_0_1_2-nhwc",
     "steps-of-whole-channels": "n1c8h4w6k5r2s3-p1_0_1_1",
     "nhwc-four-neighbours": "n1c8h3w5k4r1s2-p0_1_1_0-g2-nhwc",
+    "nhwc-patches-of-two-images": "n2c9h4w3k5r3s3-p1_0_1_2-nobias-nhwc",
     "nhwc-all-options-f64": "n2c4h6w7k6r2s3-st1x2-p2_0_1_3-d2x1-g2-nobias-f64-nhwc",
 }
 
@@ -219,7 +220,7 @@ def test_every_tile(stem, tile, strict, monkeypatch):
     """What a large problem would choose, with a tail of pixels and of filters and a step that is not full."""
     strict(tuple(ORDERS)[tile.threads // 64 % 2])
     monkeypatch.setitem(_implicit_gemm.TILES, "float32", (tile,))
-    p = Conv2d(1, 3, 3, tile.pixels // 4 + 1, tile.filters + 1, 1, 3, padding=(1, 0, 0, 1))
+    p = Conv2d(1, 3, 3, tile.pixels // 4 + 2, tile.filters + 1, 1, 3, padding=(1, 0, 0, 1))
     kernel = convzoo.load(f"numba_cuda/{stem}")
     (convolve,) = (launch for launch in kernel.module().launches(p) if launch.name == "convolve")
     assert (convolve.grid, convolve.block) == (4, tile.threads)
@@ -274,7 +275,7 @@ MUTANTS = {
     "async_tile: waits for too few": ("YOUNGER = STAGES - 2", "YOUNGER = STAGES - 1"),
     "async_tile: no barrier": ("cuda.syncthreads()  # 1", "pass  # 1"),
     "async_tile: one stage too few": ("AHEAD = STAGES - 1", "AHEAD = STAGES"),
-    "async_tile: reads outside": ("x, at + more, inside)", "x, at + more, True)"),
+    "async_tile: reads outside": ("uint64(at) + more, inside)", "uint64(at) + more, True)"),
     "async_tile: too few copies of x": (
         "in range(X_COPIES):\n            more",
         "in range(1):\n            more",
@@ -283,6 +284,10 @@ MUTANTS = {
         "            commit()\n        while",
         "            pass\n        while",
     ),
+    "winograd: no wait": ("wait_for_all_but(YOUNGER)", "pass"),
+    "winograd: no barrier": ("cuda.syncthreads()  # for all", "pass  #"),
+    "winograd, _winograd: rows beyond the last": ("if h < P and v < Q:", "if v < Q:"),
+    "winograd, _winograd: channels that are not there": ("if c < C and top", "if top"),
     "shared_tile: unset sums": ("sums[j] = b[g * K + k0 + j] if k0 + j < K else real(0)", "pass"),
 }
 
@@ -307,7 +312,9 @@ def test_wrong_kernel_is_rejected(mutant, strict, monkeypatch):
         monkeypatch.setitem(sys.modules, f"convzoo.numba_cuda.{block}", module)
         module = changed(stem, "\nALGORITHM", "\n\nALGORITHM")
     kernel = convzoo.load(f"numba_cuda/{stem}")
-    p = Conv2d.parse("n1c22h4w17k18r2s3-st1x2-p0_2_2_1-g2")
+    p = Conv2d.parse(
+        "n1c9h6w5k3r3s3-p1_0_1_1" if stem == "winograd" else "n1c22h4w17k18r2s3-st1x2-p0_2_2_1-g2"
+    )
     for order in ORDERS:
         strict(order)
         try:

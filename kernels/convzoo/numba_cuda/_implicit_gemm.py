@@ -45,7 +45,7 @@ class Tile(NamedTuple):
 
 TILES = {
     "float32": (
-        Tile(128, 128, 8, 8), Tile(128, 64, 8, 8), Tile(64, 64, 8, 8), Tile(128, 32, 8, 8),
+        Tile(128, 128, 8, 8), Tile(128, 64, 8, 8), Tile(64, 64, 8, 8),
         Tile(64, 32, 8, 4), Tile(32, 32, 4, 4), Tile(32, 16, 4, 4),
     ),
     "float64": (Tile(64, 64, 4, 4), Tile(32, 32, 4, 4), Tile(32, 16, 4, 4)),
@@ -116,14 +116,14 @@ class Gemm:
         return -(-warps // 4) * each * late + adding
 
 
-def cut(p: Conv2d, channels: int = 0) -> Gemm:
+def cut(p: Conv2d, channels: int = 0, most_parts: int = MOST_PARTS) -> Gemm:
     """The tile and the number of parts that should take the least time, of those that 32 bits can count."""
     if max(p.N, p.C, p.K, *p.padded, *p.stride, *p.dilation) >= NOWHERE:
         raise Unsupported("needs sizes, strides and dilations below 2**31: its indices have 32 bits")
     options = []
     for tile in TILES[p.dtype]:
         whole = Gemm(p, tile, 1, channels or p.C // p.groups)
-        for parts in range(1, min(MOST_PARTS, whole.steps // 4 + 1) + 1):
+        for parts in range(1, min(most_parts, whole.steps // 4 + 1) + 1):
             each = -(-whole.steps // parts)
             options.append(replace(whole, parts=-(-whole.steps // each)))  # no part is empty
     best = min(options, key=lambda gemm: gemm.time)

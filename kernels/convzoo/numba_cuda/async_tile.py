@@ -77,7 +77,7 @@ def build(gemm: Gemm):
             inside = top <= h < top + H and left <= v < left + W
             at = uint32(uint64(origin[e]) + offset)  # modulo 2^32; anywhere if not inside
             to = uint32(stage * X_STAGE + to_x) + (more_k * PITCH + more_pixels)
-            copy1_async(xs, to, x, at + more, inside)
+            copy1_async(xs, to, x, uint64(at) + more, inside)
         for e in range(W_COPIES):
             more = e * (THREADS * 4)
             at = uint32(first * width + from_w) + more // FILTERS * width
