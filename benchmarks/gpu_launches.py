@@ -95,6 +95,9 @@ def _numba_without_device(kernel: Any, found: Found, capability: tuple[int, int]
         def copy_to_host(self) -> np.ndarray:
             return np.asarray(self)
 
+        def copy_to_device(self, array: Any) -> None:
+            """Nothing: what is copied is never looked into."""
+
     def zeros(shape: Any, dtype: Any = "float64", **_: Any) -> Any:
         return np.zeros(shape, dtype).view(OnDevice)
 
