@@ -154,12 +154,19 @@ def remembers(cell: Any) -> str:
     """Why the timed calls, whose inputs come round again, say nothing about a call with new data.
 
     The arrays of the timing are given their own values again, for two turns as in the timing, then
-    values that nobody can know; all were just written, so that the caches hold as much of either.
+    values that nobody can know. Both were just written, after as many values were drawn, so that the
+    caches hold as much of either.
     """
     import numpy as np
 
     rng = np.random.default_rng()  # from the system's entropy: no seed gives these values
     eager = cell.scenario == "eager"  # then the weights come round again as well
+
+    def draw(i: int) -> tuple:
+        kinds = [None if a is None else (a.shape, a.dtype) for a in cell.host[i]]
+        kinds = kinds if eager else [kinds[0], None, None]
+        return tuple(None if kind is None else rng.random(*kind) - kind[1].type(0.5) for kind in kinds)
+
     for attempt in range(ATTEMPTS):
         seconds: tuple[list[float], list[float]] = ([], [])
         began = perf_counter()
@@ -171,13 +178,10 @@ def remembers(cell: Any) -> str:
             if seconds[0] and min(seconds[0]) > SECONDS:
                 turn = range(1)
             for i in (*turn, *turn):
+                draw(i)
                 seconds[0].append(_seconds(cell, i, cell.host[i], eager))
             for i in turn:
-                new = tuple(
-                    None if a is None else rng.standard_normal(a.shape).astype(a.dtype)
-                    for a in cell.host[i]
-                )
-                seconds[1].append(_seconds(cell, i, new, eager))
+                seconds[1].append(_seconds(cell, i, draw(i), eager))
         again, fresh = map(min, seconds)
         if fresh <= SLOWER * again + LATER:
             break
