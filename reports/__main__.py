@@ -1,7 +1,7 @@
 """``python -m reports``: what the records say; ``--help`` lists the verbs.
 
-Exit codes: 0 fine; 1 a mismatch (the layer is too far from torch, the README is out of date, or a file
-was refused); 2 something is missing here; 3 wrong usage, or a file that cannot be used.
+Exit codes: 0 fine; 1 a mismatch (the layer is too far from torch, a committed file is out of date, or a
+file was refused); 2 something is missing here or cannot be used; 3 wrong usage, or a file that cannot be used.
 """
 
 from __future__ import annotations
@@ -50,16 +50,20 @@ def parser() -> Parser:
     )  # fmt: skip
     p.add_argument("--seed", type=natural, metavar="N", default=0, help="of the weights; default: 0")
 
-    text = "write one offline HTML page and a Markdown summary of one record or several"
+    text = "the report of everything committed here: one HTML page, Markdown with figures, CSV, JSON"
+    p = verbs.add_parser("build", help=text, description=text)
+    p.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: reports, and the table of README.md"
+    )
+    p.add_argument("--room", type=Path, metavar="DIR", default=ROOM, help="default: reports")
+    p.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if a file is out of date"
+    )
+
+    text = "the same report of one record or several alone"
     p = verbs.add_parser("render", help=text, description=text)
     p.add_argument("records", nargs="+", type=Path, metavar="RECORD.jsonl")
     p.add_argument("--out", type=Path, metavar="DIR", help="default: reports/out/<record>/")
-
-    text = "put a record's table between the results markers of a README"
-    p = verbs.add_parser("readme", help=text, description=text)
-    p.add_argument("record", type=Path, metavar="RECORD.jsonl")
-    p.add_argument("--file", type=Path, metavar="README.md", default=Path("README.md"))
-    p.add_argument("--check", action="store_true", help="change nothing; exit 1 if it is out of date")
 
     text = "take records, machine files and asv results of another machine into this repository"
     p = verbs.add_parser("import", help=text, description=text)
@@ -112,30 +116,45 @@ def decompose(args: argparse.Namespace) -> int:
     return decompose(args.image, args.kernel, args.out, args.seed)
 
 
-def render(args: argparse.Namespace) -> int:
-    from .load import load
-    from .render import render
-
-    for path in render([load(record) for record in args.records], args.out):
-        print(path)
-    return FINE
-
-
-def readme(args: argparse.Namespace) -> int:
-    from .load import load
+def build(args: argparse.Namespace) -> int:
+    from .build import committed, stale, written
     from .markdown import readme_table, replaced
 
-    before, after = replaced(args.file, readme_table(load(args.record)))
-    if before == after:
-        print(f"{args.file} is up to date")
-        return FINE
+    room, out = args.room.resolve(), (args.out or args.room).resolve()
+    found, content = committed(room, out)
+    for why in found.left_out:
+        print(f"left out: {why}", file=sys.stderr)
+    readme = room.parent / "README.md"
+    before = after = b""
+    if args.out is None:  # the report is where it belongs, and so the README speaks of it
+        before, after = replaced(readme, readme_table(found.runs))
     if args.check:
-        command = f"python -m reports readme {args.record} --file {args.file}"
-        print(f"{args.file} is out of date; to write it: {command}", file=sys.stderr)
-        return MISMATCH
-    args.file.write_bytes(after)
-    print(f"{args.file} written")
+        old = stale(content, out) + ([str(readme)] if before != after else [])
+        for name in old:
+            print(f"{name} is out of date; to write it: python -m reports build", file=sys.stderr)
+        return MISMATCH if old else FINE
+    paths = written(content, out)
+    if before != after:
+        readme.write_bytes(after)
+        paths.append(readme)
+    print(*paths, sep="\n")
+    return MISSING if found.left_out else FINE
+
+
+def render(args: argparse.Namespace) -> int:
+    from .build import of_records, written
+    from .load import load
+
+    for path in args.records:  # a record that was named must be one
+        load(path)
+    out = args.out or ROOM / "out" / folder_of(args.records)
+    print(*written(of_records(args.records), out), sep="\n")
     return FINE
+
+
+def folder_of(records: list[Path]) -> str:
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in records[0].stem) or "record"
+    return name if len(records) == 1 else f"{name}-and-{len(records) - 1}-more"
 
 
 def import_(args: argparse.Namespace) -> int:
@@ -240,14 +259,10 @@ def gpu_code(args: argparse.Namespace) -> int:
 
 
 VERBS = {
-    "decompose": decompose,
+    "build": build, "decompose": decompose, "gpu-code": gpu_code, "import": import_, "pick": pick,
     "render": render,
-    "readme": readme,
-    "import": import_,
-    "pick": pick,
-    "gpu-code": gpu_code,
     "retell": retell,
-}
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

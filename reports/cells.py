@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import product
 from typing import Any
 
 from . import evidence
@@ -115,9 +117,20 @@ class Run:
     def scenarios(self) -> list[str]:
         return sorted({c.scenario for c in self.cells}, reverse=True)  # packed before eager
 
-    def of(self, **wanted: str) -> list[Cell]:
+    @cached_property
+    def _groups(self) -> dict[tuple[str | None, ...], list[Cell]]:
+        """Cells by kernel, problem and scenario, each of them given or None."""
+        found: dict[tuple[str | None, ...], list[Cell]] = {}
+        for c in self.cells:
+            for key in product((c.kernel, None), (c.problem, None), (c.scenario, None)):
+                found.setdefault(key, []).append(c)
+        return found
+
+    def of(
+        self, *, kernel: str | None = None, problem: str | None = None, scenario: str | None = None
+    ) -> list[Cell]:  # fmt: skip
         """Cells with these values, in the order of the record."""
-        return [c for c in self.cells if all(getattr(c, k) == v for k, v in wanted.items())]
+        return self._groups.get((kernel, problem, scenario), [])
 
 
 def _key(line: dict[str, Any]) -> tuple[str, str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,27 +32,43 @@ class Findings:
     regressions: list[dict[str, Any]] = field(default_factory=list)
     gpu_code: Any = None
     left_out: list[str] = field(default_factory=list)  # files that could not be used, and why
+    older: list[str] = field(default_factory=list)  # records of an older suite: what became of them
 
 
 def collect(records: Iterable[Path], room: Path | None = None) -> Findings:
     """The findings of these records; with ``room`` also what lies in it beside them."""
     left_out: list[str] = []
     glances = []
-    for path in sorted(records):
-        try:
-            glances.append(glance(path))
-        except Unreadable as error:
-            left_out.append(str(error).replace(f"{path.parent}/", ""))
+    for path, one in _looks(sorted(records)):
+        if isinstance(one, str):
+            left_out.append(one.replace(f"{path.parent}/", ""))
+        else:
+            glances.append(one)
     suite = max((g.suite for g in glances), default=0)
-    for g in glances:
-        if g.suite < suite:
-            left_out.append(
-                f"{g.name} was measured by suite {g.suite}; this report is of suite {suite}"
-            )
+    older = [
+        f"{g.machine}, {g.name}: of suite {g.suite:g}, whose numbers mean something else than those of suite "
+        f"{suite:g}, and so not in this report"
+        for g in glances if g.suite < suite
+    ]  # fmt: skip
     glances = [g for g in glances if g.suite == suite]
     regressions = [] if room is None else _documents(room / "regressions", left_out)
     code = None if room is None else _document(room / "gpu_code.json", left_out)
-    return Findings(_runs(glances), glances, regressions, code, left_out)
+    return Findings(_runs(glances), glances, regressions, code, left_out, older)
+
+
+def _looks(paths: list[Path]) -> Iterable[tuple[Path, Glance | str]]:
+    """A glance at each record, or why there is none. Of very many, each core takes a share."""
+    if len(paths) < 16:
+        return map(_look, paths)
+    with ProcessPoolExecutor() as pool:
+        return list(pool.map(_look, paths, chunksize=2))
+
+
+def _look(path: Path) -> tuple[Path, Glance | str]:
+    try:
+        return path, glance(path)
+    except Unreadable as error:
+        return path, str(error)
 
 
 def records_in(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 
 FEWEST = 3  # rounds that agree, below which no difference is called one
 Rounds = Mapping[int, float]  # seconds of one cell, by the number of the round
@@ -17,13 +18,20 @@ def interval(values: Iterable[float]) -> tuple[float, float, float]:
     with 95 %; with fewer than six values the whole range, and the confidence says what that is worth.
     """
     v = sorted(values)
-    n, tail, best = len(v), 0.0, 0
+    place, confidence = _place(len(v))
+    return v[place], v[len(v) - 1 - place], confidence
+
+
+@cache
+def _place(n: int) -> tuple[int, float]:
+    """Which of n ordered values is the low end, and the confidence."""
+    tail, best = 0.0, 0
     for k in range(n // 2):
         tail += math.comb(n, k) / 2**n
         if 1 - 2 * tail >= 0.95:
             best = k
     outside = 2 * sum(math.comb(n, k) for k in range(best + 1)) / 2**n
-    return v[best], v[n - 1 - best], max(0.0, 1 - outside)
+    return best, max(0.0, 1 - outside)
 
 
 def speeds(slow: Rounds, quick: Rounds) -> list[float]:
@@ -47,10 +55,18 @@ def summary(values: Sequence[float]) -> tuple[float, float, float] | None:
     return statistics.median(values), low, high
 
 
-def told_apart(a: Rounds, b: Rounds) -> bool:
-    """Whether the interval of their ratio leaves out 1; False too where they share too few rounds."""
-    values = speeds(a, b)
+def geometric(values: Sequence[float]) -> float:
+    return math.exp(statistics.fmean(math.log(v) for v in values))
+
+
+def certain(values: Sequence[float]) -> bool:
+    """Whether these ratios, one a round, are enough of them and their interval leaves out 1."""
     if len(values) < FEWEST:
         return False
     low, high, _ = interval(values)
     return not low <= 1 <= high
+
+
+def told_apart(a: Rounds, b: Rounds) -> bool:
+    """Whether the interval of their ratio leaves out 1; False too where they share too few rounds."""
+    return certain(speeds(a, b))

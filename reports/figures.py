@@ -1,4 +1,4 @@
-"""Figures of a run as SVG that takes its colours from the page; the same run gives the same bytes."""
+"""Figures of a machine as SVG files for Markdown; the same run gives the same bytes."""
 
 from __future__ import annotations
 
@@ -7,63 +7,72 @@ import math
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from . import standing
+from . import limits, standing
 from . import wording as say
 from .cells import Cell, Run
 from .standing import GUARANTEES
 
-# Stand-ins that no colour map yields; in the SVG they become the page's own variables.
-INK, QUIET, RULE = "#0a0b0c", "#1a1b1c", "#2a2b2c"
-PAGE = {INK: "var(--ink)", QUIET: "var(--muted)", RULE: "var(--line)"}
+INK, QUIET, RULE, PAPER = "#22262b", "#59626d", "#d5d9de", "#ffffff"
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
 BACKENDS = {
     "python": "#8a8f98", "numpy": "#0072b2", "numba": "#d55e00", "numba_cuda": "#e69f00",
     "cupy": "#cc79a7", "torch_cpu": "#009e73", "torch_cuda": "#56b4e9", "torch_mps": "#9a7bd0",
+    "onnxruntime": "#8c6d1f", "openvino": "#4b6fb5", "ncnn": "#b0527a",
 }  # fmt: skip
 OTHER = "#8a8f98"
 MARKS = "osD^vP*X"  # one for each problem, as long as they last
 STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "convzoo", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9.5,
+    "svg.hashsalt": "convzoo", "svg.fonttype": "path", "font.family": "sans-serif", "font.size": 9.5,
     "text.parse_math": False, "text.color": INK, "axes.edgecolor": RULE, "axes.labelcolor": QUIET,
     "xtick.color": QUIET, "ytick.color": QUIET, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.6, "axes.axisbelow": True,
-    "legend.frameon": False, "figure.facecolor": "none", "axes.facecolor": "none",
+    "legend.frameon": False, "figure.facecolor": PAPER, "axes.facecolor": PAPER,
 }  # fmt: skip
 
 
-def figures(run: Run, scenario: str, prefix: str) -> list[dict[str, str]]:
-    """The figures that this run has enough cells for: title, caption, svg."""
+@dataclass(frozen=True)
+class Drawn:
+    """A figure and the words that go with it."""
+
+    run: Run
+    file: str
+    title: str
+    caption: str
+    svg: str
+
+
+def figures(run: Run) -> list[Drawn]:
+    """The figures that this machine has enough cells for."""
     from matplotlib import rc_context, style
 
     found = []
     with warnings.catch_warnings(), style.context("default"), rc_context(STYLE):
         warnings.filterwarnings("ignore", message="Glyph")  # a name in a script the font lacks
-        for number, (draw, title, caption) in enumerate(FIGURES, 1):
-            figure = draw(run, scenario)
-            if figure is not None:
-                svg = _svg(figure, f"{prefix}-{number}")
-                found.append({"title": title, "caption": caption, "svg": svg})
+        for scenario in run.scenarios:
+            for draw, title, caption in FIGURES:
+                figure = draw(run, scenario)
+                if figure is not None:
+                    file = re.sub(
+                        r"[^a-z0-9]+",
+                        "-",
+                        f"{run.machine} {limits.threads(run)} {scenario} {draw.__name__}".lower(),
+                    )
+                    words = f"{title}, {run.machine}, {scenario}"
+                    found.append(
+                        Drawn(run, f"{file.strip('-')[-120:]}.svg", words, caption, _svg(figure))
+                    )
     return found
 
 
-def _svg(figure: Any, prefix: str) -> str:
-    """The drawing alone, with names of its own, so that several can stand in one page."""
+def _svg(figure: Any) -> str:
     out = io.StringIO()
     figure.savefig(
         out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
     )
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.S)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    svg = re.sub(
-        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg class="drawn" role="img" \1>', svg, count=1
-    )
-    for color, variable in PAGE.items():
-        svg = svg.replace(color, variable)
-    return svg.replace("xlink:href", "href")
+    return out.getvalue()
 
 
 def color(cell: Cell) -> str:
@@ -102,15 +111,20 @@ def speeds(run: Run, scenario: str) -> Any:
     left = min(3.6, 0.5 + 0.075 * longest)
     figure, axes = _axes(9.6, 1.25 + 0.27 * len(kernels), left=left)
     problems = [p for p in run.problems if run.of(problem=p, scenario=scenario)]
+    places: dict[tuple[str, str], list[tuple[float, tuple[float, float, float]]]] = {}
     for row, kernel in enumerate(kernels):
         for cell in run.of(kernel=kernel, scenario=scenario):
             if cell.speed:
                 at = problems.index(cell.problem)
-                middle, low, high = cell.speed
                 mark = MARKS[at] if len(problems) <= len(MARKS) else "o"
                 y = row + (0.5 * (at + 0.5) / len(problems) - 0.25)
-                axes.plot([low, high], [y, y], color=color(cell), linewidth=1.3, alpha=0.45)
-                axes.plot(middle, y, mark, color=color(cell), markersize=5, markeredgewidth=0)
+                places.setdefault((color(cell), mark), []).append((y, cell.speed))
+    for (shade, mark), found in places.items():
+        y, speed = [y for y, _ in found], [s for _, s in found]
+        axes.hlines(
+            y, [s[1] for s in speed], [s[2] for s in speed], color=shade, linewidth=1.3, alpha=0.45
+        )
+        axes.plot([s[0] for s in speed], y, mark, color=shade, markersize=5, markeredgewidth=0)
     axes.axvline(1, color=INK, linewidth=1)
     axes.set(xscale="log", ylim=(len(kernels) - 0.4, -0.6), yticks=range(len(kernels)))
     axes.set_yticklabels(kernels, color=INK)
@@ -126,39 +140,47 @@ def speeds(run: Run, scenario: str) -> Any:
     return figure
 
 
-def rates(run: Run, scenario: str) -> Any:
-    """Effective GFLOP/s against the size of the problem, the quickest kernel of each backend in colour."""
-    cells = [c for c in run.of(scenario=scenario) if c.ran and c.gflops_per_s]
-    if len({c.flops for c in cells}) < 3:
+def roofline(run: Run, scenario: str) -> Any:
+    """Effective GFLOP/s against FLOP per compulsory byte, under the measured ceilings."""
+    top, reads = limits.arithmetic(run, "float32"), limits.bandwidths(run)
+    cells = [c for c in run.of(scenario=scenario) if c.gflops_per_s and c.device == "cpu"]
+    known = {
+        c.problem: p for c in cells if (p := limits.problem_of(c.problem)) and p.dtype == "float32"
+    }
+    cells = [c for c in cells if c.problem in known]
+    if top is None or not reads or len({c.problem for c in cells}) < 2:
         return None
-    figure, axes = _axes(9.6, 4.4)
-    wide = max(len([c for c in cells if c.kernel == k]) for k in {c.kernel for c in cells})
-    leaders = {}
-    for kernel in standing.ordered(run, scenario):
-        mine = sorted((c for c in cells if c.kernel == kernel), key=lambda c: (c.flops, c.problem))
-        if not mine:
-            continue
-        leads = len(mine) == wide and mine[0].backend not in leaders
-        if leads:
-            leaders[mine[0].backend] = mine
-        style = {"color": QUIET, "alpha": 0.4, "linewidth": 0.9, "zorder": 1}
-        axes.plot([c.flops for c in mine], [c.gflops_per_s for c in mine], **style)
-    for mine in leaders.values():
-        x, y = [c.flops for c in mine], [c.gflops_per_s for c in mine]
-        axes.plot(
-            x,
-            y,
-            "o-",
-            color=color(mine[0]),
-            linewidth=1.8,
-            markersize=4,
-            label=mine[0].kernel,
-            zorder=2,
-        )
-    axes.set(xscale="log", yscale="log", xlabel="FLOP of the problem", ylabel="effective GFLOP/s")
-    _ticks(axes.xaxis, say.flops_text)
+    figure, axes = _axes(9.6, 4.6)
+
+    def intensity(cell: Cell) -> float:
+        return known[cell.problem].flops / known[cell.problem].min_bytes
+
+    xs = [intensity(c) for c in cells]
+    first, last = min(min(xs) / 2, 0.4 * top / max(reads.values())), 2 * max(xs)
+    for level, rate in reads.items():
+        ridge = top / rate
+        axes.plot([first, ridge], [first * rate, top], color=QUIET, linewidth=1,
+                  linestyle="-" if level == "DRAM" else "--")  # fmt: skip
+        axes.annotate(f"{level} {say.plain(rate)} GB/s", (ridge, top), xytext=(-4, 5), ha="right", fontsize=8,
+                      textcoords="offset points", rotation=30, color=QUIET)  # fmt: skip
+    axes.plot([first, last], [top, top], color=INK, linewidth=1.4)
+    axes.annotate(f"multiply-adds {say.plain(top)} GFLOP/s", (last, top), xytext=(0, 5), ha="right", fontsize=8.5,
+                  textcoords="offset points")  # fmt: skip
+    best = {id(race.best) for race in standing.races(run, scenario)}
+    looks: dict[tuple[bool, bool, str], list[Cell]] = {}
+    for cell in cells:
+        looks.setdefault((id(cell) in best, cell.effective, color(cell)), []).append(cell)
+    for (leads, hollow, shade), mine in sorted(looks.items()):
+        axes.plot([intensity(c) for c in mine], [c.gflops_per_s for c in mine], "D" if hollow else "o", color=shade,
+                  markersize=6.5 if leads else 3.5, alpha=1 if leads else 0.35, markeredgecolor=shade,
+                  markerfacecolor=PAPER if hollow else shade)  # fmt: skip
+    axes.set(xscale="log", yscale="log", xlabel="FLOP per compulsory byte", ylabel="effective GFLOP/s")
+    _ticks(axes.xaxis, say.plain)
     _ticks(axes.yaxis, say.plain)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8.5, borderaxespad=0.1)
+    for backend in sorted({c.backend for c in cells}):
+        axes.plot([], [], "o", color=BACKENDS.get(backend, OTHER), markersize=5, label=backend)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.04), ncols=6, fontsize=8.5, borderaxespad=0.1,
+                handletextpad=0.2)  # fmt: skip
     return figure
 
 
@@ -205,9 +227,10 @@ def accuracy(run: Run, scenario: str) -> Any:
 FIGURES: list[tuple[Callable[[Run, str], Any], str, str]] = [
     (speeds, "Speed against the baseline",
      "One mark for each problem, with the interval of its speed; colours are backends."),
-    (rates, "Rate against problem size",
-     "FLOP are those of the definition, also for FFT and Winograd, which do fewer or other ones. In colour: "
-     "for each backend, the kernel that stands highest in the heat map; grey: all others."),
+    (roofline, "How far from the limit",
+     "One mark for each kernel on each problem, large for the fastest of the strongest guarantee; lines are "
+     "ceilings measured on this machine with as many threads. FLOP are those of the definition, so the hollow "
+     "marks (FFT, Winograd) are effective rates and may stand above."),
     (accuracy, "What accuracy costs",
      "Errors are against a float64 reference, in units of rounding (u) times the sum of magnitudes (A), the "
      "largest over all problems. Named: kernels that no other one beats in both."),

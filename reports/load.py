@@ -76,6 +76,9 @@ class Glance:
         return number(self.header.get("suite")) or 0
 
 
+in_order = json.JSONEncoder(sort_keys=True).encode  # made once: there are very many
+
+
 def glance(path: Path) -> Glance:
     """Rounds are most of a record; here they are not even parsed."""
     lines, _ = read_lines(path, skip='{"kind": "round"')
@@ -95,7 +98,7 @@ def glance(path: Path) -> Glance:
         seconds = number(line.get("seconds"), above=SHORTEST)
         if line.get("status") == "ok" and seconds is not None:
             marks = mapping(line.get("fingerprint"))
-            times[kernel, problem, scenario] = seconds, intern(json.dumps(marks, sort_keys=True))
+            times[kernel, problem, scenario] = seconds, intern(in_order(marks))
     return Glance(path, header, races, len(kernels), times)
 
 

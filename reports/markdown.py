@@ -1,4 +1,4 @@
-"""Markdown: the summary beside the page, and the results table of a README."""
+"""Markdown: the page for those who read a repository, and the results table of a README."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import views
+from . import regressions, tables, views
 from . import wording as say
 from .cells import Run
+from .collect import Findings
+from .figures import Drawn
 from .values import Unreadable
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -27,32 +29,97 @@ def code(words: str) -> str:
     return f"`{words.replace('`', chr(39)).replace('<', '‹').replace('>', '›').replace('|', '¦')}`"
 
 
-def report(runs: Sequence[Run]) -> str:
-    """The summary of a report: what went wrong first, then who won, then the table."""
-    shown = [views.page(run, number) for number, run in enumerate(runs, 1)]
+def report(
+    found: Findings, shown: Sequence[dict[str, Any]], drawn: Sequence[Drawn], machines: dict[str, Any] | None
+) -> str:  # fmt: skip
+    """The page for those who read Markdown: what went wrong first, then who won, then figures and tables."""
     parts = ["# convzoo: kernels compared"]
+    if found.left_out:
+        parts.append("\n".join(f"- **left out**: {plain(words)}" for words in found.left_out))
     for view in shown:
-        parts += [*_opening(view), *_winners(view), *_reasons(view), f"Repeat: {code(view['command'])}"]
-    tables = [part for view in shown for part in _matrices(view)]
-    whole = "\n\n".join(parts + tables) + "\n"
-    if len(whole) <= LONGEST:
-        return whole
-    parts.append("The table of all kernels is too long for this summary; the HTML page has it.")
-    return "\n\n".join(parts) + "\n"
+        parts += _alarms(view)
+    parts.append(
+        "Made by `python -m reports build`. [report.html](report.html) is the same as one offline page with every "
+        "cell, to sort, filter and rank by the accuracy you need; [cells.csv](cells.csv) and "
+        "[report.json](report.json) hold the numbers."
+    )
+    for run, view in zip(found.runs, shown, strict=True):
+        parts += _machine(run, view, [d for d in drawn if d.run is run])
+    if machines:
+        from .across import markdown as side_by_side
+
+        parts += side_by_side(machines)
+    parts += _regressions(found)
+    parts += [f"Not in this report: {plain(words)}." for words in found.older[:20]]
+    if not found.runs:
+        parts.append("There is no record yet: `python -m benchmarks compare` writes the first one.")
+    whole, length = [], 0
+    for part in parts:
+        length += len(part) + 2
+        if length > LONGEST:
+            whole.append("The rest is too long for this page; the HTML page has it.")
+            break
+        whole.append(part)
+    return "\n\n".join(whole) + "\n"
 
 
-def _opening(view: dict[str, Any]) -> list[str]:
-    found = [f"## {plain(view['machine'])}"]
-    for alarm in view["alarms"]:
-        where = ", ".join(code(p) for p in alarm["problems"][:3])
-        found.append(
-            f"**{alarm['status'].upper()}**: {', '.join(code(k) for k in alarm['kernels'])} on {where}: "
-            f"{plain(alarm['why'])}"
-        )
-    found.append(f"**{plain(view['sentence'])}**")
-    found.append(line(view))
-    found += [f"> {plain(notice)}" for notice in view["notices"]]
+def _alarms(view: dict[str, Any]) -> list[str]:
+    found = []
+    for alarm in view["alarms"][:20]:
+        where = say.listed([code(p) for p in alarm["problems"]])
+        who = say.listed([code(k) for k in alarm["kernels"]], 5)
+        status = f"**{plain(alarm['status'].upper())}** on {plain(view['label'])}"
+        found.append(f"{status}: {who} on {where}: {plain(alarm['why'])}")
     return found
+
+
+def _machine(run: Run, view: dict[str, Any], drawn: Sequence[Drawn]) -> list[str]:
+    parts = [f"## {plain(view['label'])}", line(view)]
+    for group in view["headlines"]:
+        head = [
+            "accuracy",
+            "fastest over all",
+            f"against {code(group['baseline'])}",
+            "how sure",
+            "choosing for each problem",
+        ]
+        rows = [
+            [f"at least {row['need']}", code(row["kernel"]) if row["kernel"] else plain(row["words"]),
+             row["speed"] or say.NOTHING,
+             f"**{'certain' if row['sure'] else 'cannot tell'}**: {plain(row['margin'])}" if row["kernel"] else "",
+             plain(row["choice"]) or "no gain beyond the intervals"]
+            for row in group["lines"]
+        ]  # fmt: skip
+        parts += [
+            f"### Fastest over all {group['problems']}: {plain(group['name'])}",
+            _table(head, rows),
+        ]
+    for net in view["networks"]:
+        head = [
+            "accuracy",
+            "fastest on every layer",
+            "one pass",
+            "choosing for each layer",
+            "gain",
+            "made of",
+        ]
+        rows = [
+            [f"at least {r['need']}", code(r["kernel"]) if r["kernel"] else say.NOTHING, r["time"], r["mixed"],
+             r["gain"], plain(r["used"])]
+            for r in net["rows"]
+        ]  # fmt: skip
+        title = f"### {plain(net['title'])}: one pass, layers weighted by how often they occur"
+        parts += [title, _table(head, rows)]
+    total = ", ".join(f"{n} {group}" for group, n, _ in view["counts"] if n)
+    parts += [f"Cells: {total or 'none'}. {plain(view['noise'])}"]
+    parts += [f"> {plain(notice)}" for notice in view["notices"]]
+    for one in drawn:
+        parts.append(
+            f"![{plain(one.title)}](figures/{one.file})\n\n*{plain(one.title)}. {plain(one.caption)}*"
+        )
+    for scenario in run.scenarios:
+        parts += [*_winners(run, view, scenario), *_matrix(run, view, scenario)]
+    return parts + _reasons(view)
 
 
 def line(view: dict[str, Any]) -> str:
@@ -61,82 +128,91 @@ def line(view: dict[str, Any]) -> str:
     return f"machine: {plain(view['machine'])} · " + " · ".join(shown)
 
 
-def _winners(view: dict[str, Any]) -> list[str]:
-    found = []
-    for scenario in view["scenarios"]:
-        head = [
-            "problem",
-            "fastest",
-            "guarantee",
-            "time",
-            f"speed against {code(view['baseline'])}",
-            "interval",
-        ]
-        rows = []
-        for w in scenario["winners"]:
-            name = (
-                f"{plain(w['layer'])} {code(w['problem'])}"
-                if w["layer"] != w["problem"]
-                else code(w["problem"])
-            )
-            also = f" (or {', '.join(code(k) for k in w['level'])})" if w["level"] else ""
-            rows.append(
-                [
-                    name,
-                    code(w["kernel"]) + also,
-                    plain(w["guarantee"]),
-                    w["time"],
-                    w["speed"],
-                    w["interval"],
-                ]
-            )
-        if rows:
-            found += [f"### Fastest, {plain(scenario['name'])}", _table(head, rows)]
-    return found
+def _winners(run: Run, view: dict[str, Any], scenario: str) -> list[str]:
+    head = [
+        "problem",
+        "fastest",
+        "time",
+        f"against {code(view['baseline'])}",
+        "ahead",
+        "how sure",
+        "quicker, but weaker",
+    ]
+    rows = []
+    for w in tables.winners(run, scenario):
+        name = (
+            f"{plain(w['layer'])} {code(w['problem'])}"
+            if w["layer"] != w["problem"]
+            else code(w["problem"])
+        )
+        sure = f"a tie with {say.listed([code(k) for k in w['ties']])}" if w["ties"] else "certain"
+        if not w["ties"] and w["ahead"] == say.NOTHING:
+            sure = "no other with this guarantee"
+        rows.append([
+            name, f"{code(w['kernel'])} {plain(w['guarantee'])}", w["time"], f"{w['speed']} ({w['interval']})",
+            plain(w["ahead"]), sure, plain(say.listed(w["weaker"], 2)) or say.NOTHING,
+        ])  # fmt: skip
+    title = (
+        f"### Fastest for each problem: {plain(view['label'])}, {plain(scenario)}, strongest guarantee"
+    )
+    return [title, _table(head, rows)] if rows else []
+
+
+def _matrix(run: Run, view: dict[str, Any], scenario: str) -> list[str]:
+    found = tables.matrix(run, scenario)
+    parts = [f"### All kernels: {plain(view['label'])}, {plain(scenario)}", _rows(found)]
+    if found["left_out"]:
+        parts.append(
+            f"{found['left_out']} more problems are in [cells.csv](cells.csv) and on the HTML page."
+        )
+    return parts + ([_idle(found)] if found["idle"] else [])
+
+
+def _rows(found: dict[str, Any]) -> str:
+    """Kernels by problems: time and speed; the fastest of the strongest guarantee is bold."""
+    head = ["kernel", "guarantee"]
+    for race in found["heads"]:
+        named = race["layer"] != race["problem"]
+        head.append((f"{plain(race['layer'])}<br>" if named else "") + code(race["problem"]))
+    rows = [
+        [code(row["kernel"]), plain(row["guarantee"]), *map(_shown, row["cells"])]
+        for row in found["rows"]
+    ]
+    return _table(head, rows, right=2)
+
+
+def _shown(cell: dict[str, Any]) -> str:
+    if cell["kind"] != "ran":
+        quiet = cell["kind"] in ("skipped", "absent", "unreached")
+        return say.NOTHING if quiet else f"**{plain(cell['status'])}**"
+    words = f"{cell['time']} ({cell['speed']}{' ≈' if cell['unsure'] else ''})"
+    return f"**{words}**" if cell["best"] else words
 
 
 def _reasons(view: dict[str, Any]) -> list[str]:
-    total = ", ".join(f"{n} {group}" for group, n, _ in view["counts"] if n)
-    found = [f"Cells: {total or 'none'}."]
-    lines = []
-    for r in view["reasons"]:
-        who = ", ".join(code(k) for k in r["kernels"][:4])
-        more = f" and {len(r['kernels']) - 4} more" if len(r["kernels"]) > 4 else ""
-        lines.append(f"- {r['count']} {plain(r['status'])}: {plain(r['why'])} ({who}{more})")
-    return found + (["\n".join(lines)] if lines else [])
+    lines = [
+        f"- {r['count']} {plain(r['status'])}: {plain(r['why'])} ({say.listed([code(k) for k in r['kernels']], 4)})"
+        for r in view["reasons"][:30]
+    ]
+    return ["### Cells without a time", "\n".join(lines)] if lines else []
 
 
-def _matrices(view: dict[str, Any]) -> list[str]:
-    found = []
-    for scenario in view["scenarios"]:
-        found += [
-            f"### All kernels, {plain(view['machine'])}, {plain(scenario['name'])}",
-            _matrix(view, scenario),
+def _regressions(found: Findings) -> list[str]:
+    parts = ["## Regressions"] if found.regressions else []
+    for document in found.regressions:
+        r = regressions.view(document)
+        parts += [
+            f"### {plain(r['title'])}, {plain(r['machine'])}",
+            f"**{r['mark']}** {plain(r['sentence'])}",
         ]
-    return found
-
-
-def _matrix(view: dict[str, Any], scenario: dict[str, Any]) -> str:
-    """Kernels by problems: time and speed; the fastest of the strongest guarantee is bold."""
-    head = ["kernel", "guarantee"]
-    for race in scenario["races"]:
-        named = race["layer"] != race["problem"]
-        head.append((f"{plain(race['layer'])}<br>" if named else "") + code(race["problem"]))
-    rows = []
-    for row in scenario["rows"]:
-        shown = []
-        for cell in row["cells"]:
-            if cell["kind"] != "ran":
-                shown.append(
-                    "–"
-                    if cell["kind"] in ("skipped", "absent", "unreached")
-                    else f"**{cell['status']}**"
-                )
-                continue
-            text = f"{cell['time']} ({cell['speed']}{' ≈' if cell['unsure'] else ''})"
-            shown.append(f"**{text}**" if cell["best"] else text)
-        rows.append([code(row["kernel"]), plain(row["guarantee"]), *shown])
-    return _table(head, rows, right=2)
+        rows = [
+            [f"{code(x['kernel'])} {code(x['problem'])} {plain(x['scenario'])}", plain(x["verdict"]), x["base"],
+             x["head"], x["effect"], plain(x["why"])]
+            for x in r["rows"][:30]
+        ]  # fmt: skip
+        if rows:
+            parts.append(_table(["cell", "verdict", "base", "head", "head is", "why"], rows))
+    return parts
 
 
 def _table(head: list[str], rows: list[list[str]], right: int = 99) -> str:
@@ -144,31 +220,41 @@ def _table(head: list[str], rows: list[list[str]], right: int = 99) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
 
 
-def readme_table(run: Run) -> str:
-    """What stands between the markers of a README."""
+def readme_table(runs: Sequence[Run]) -> str:
+    """What stands between the markers of a README: one machine's table, and where the others are.
+
+    The machine is that of the newest run of the quick preset, whose problems a README has room for.
+    """
+    if not runs:
+        return "There is no record yet: `make compare` writes the first one."
+    run = next((r for r in runs if any(s.said("preset") == "quick" for s in r.sources)), runs[0])
     view = views.page(run, 1)
     parts = [line(view), *(plain(notice) for notice in view["notices"])]
-    for scenario in view["scenarios"]:
-        if len(view["scenarios"]) > 1:
-            parts.append(f"**{plain(scenario['name'])}**")
-        parts.append(_matrix(view, scenario))
-        if scenario["idle"]:
-            parts.append(_idle(scenario))
+    for scenario in run.scenarios:
+        found = tables.matrix(run, scenario, most=5)
+        parts += [f"**{plain(scenario)}**"] if len(run.scenarios) > 1 else []
+        parts.append(_rows(found))
+        parts += [_idle(found)] if found["idle"] else []
     parts.append(
         f"Median time and, in brackets, the speed against {code(view['baseline'])}: above 1 is faster, ≈ means "
         "that the rounds cannot tell. Bold: the fastest of each problem among those with the strongest guarantee. "
         "A dash: refused, or not possible on this machine."
     )
+    others = [plain(views.label(r)) for r in runs if r is not run]
+    more = f" Other machines: {'; '.join(others)}." if others else ""
+    parts.append(
+        f"[The whole report](reports/README.md): every machine and problem, networks, ceilings, history.{more}"
+    )
     return "\n\n".join(parts)
 
 
-def _idle(scenario: dict[str, Any]) -> str:
+def _idle(found: dict[str, Any]) -> str:
     """Kernels without a row, a backend's all in one word where none of them ran."""
-    idle = [row["kernel"] for row in scenario["idle"]]
-    ran = {row["kernel"].partition("/")[0] for row in scenario["rows"]}
-    backends = [(kernel, kernel.partition("/")[0]) for kernel in idle]
+    ran = {row["kernel"].partition("/")[0] for row in found["rows"]}
+    backends = [(kernel, kernel.partition("/")[0]) for kernel in found["idle"]]
     shown = dict.fromkeys(kernel if backend in ran else f"{backend}/*" for kernel, backend in backends)
-    return f"{say.plural(len(idle), 'kernel')} had nothing to run here: {', '.join(code(name) for name in shown)}."
+    names = ", ".join(code(name) for name in shown)
+    return f"{say.plural(len(found['idle']), 'kernel')} had nothing to run here: {names}."
 
 
 def replaced(path: Path, table: str) -> tuple[bytes, bytes]:

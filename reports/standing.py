@@ -17,6 +17,11 @@ def strength(cell: Cell) -> int:
     return GUARANTEES.index(cell.accuracy) if cell.accuracy in GUARANTEES else len(GUARANTEES)
 
 
+def keeps(cell: Cell, need: str) -> bool:
+    """Whether the cell guarantees at least ``need``."""
+    return strength(cell) <= GUARANTEES.index(need)
+
+
 @dataclass(frozen=True)
 class Race:
     """All cells of one problem in one scenario, quickest first."""
@@ -38,6 +43,25 @@ class Race:
     def best(self) -> Cell | None:
         """The quickest of those with the strongest guarantee that is here at all."""
         return min(self.ranked, key=lambda c: (strength(c), c.seconds), default=None)
+
+    def fastest(self, need: str) -> Cell | None:
+        """The quickest of those that guarantee at least ``need``."""
+        return next((c for c in self.ranked if keeps(c, need)), None)
+
+    def ties(self, need: str) -> list[Cell]:
+        """Kernels that these rounds cannot tell from the fastest with that guarantee."""
+        best = self.fastest(need)
+        return [
+            c for c in self.ranked
+            if best and c is not best and keeps(c, need) and not evidence.told_apart(best.rounds, c.rounds)
+        ]  # fmt: skip
+
+    def runner_up(self, need: str) -> Cell | None:
+        """The quickest of those that are told apart from the fastest."""
+        best, level = self.fastest(need), self.ties(need)
+        return next(
+            (c for c in self.ranked if keeps(c, need) and c is not best and c not in level), None
+        )
 
     @property
     def level(self) -> list[Cell]:

@@ -21,7 +21,8 @@ def text(value: Any, missing: str = "") -> str:
     if value is None:
         return missing
     words = value if isinstance(value, str) else json.dumps(value)
-    shown = "".join(" " if unicodedata.category(c) in UNSEEN else c for c in words)
+    plain = words.isascii() and words.isprintable()  # nearly always, and quick to see
+    shown = words if plain else "".join(" " if unicodedata.category(c) in UNSEEN else c for c in words)
     return " ".join(shown.split())[:LONGEST] or missing
 
 

@@ -1,55 +1,56 @@
-"""What the page shows, in words and positions: a run becomes plain dicts for the template."""
+"""What the page says about a machine in words: a run becomes plain dicts for the templates."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
-from . import standing, tables
+from . import answer, standing
 from . import wording as say
+from .answer import Group, Interval, Winner
 from .cells import Cell, Run
 from .values import mapping, number, sequence, text
 
 
 def page(run: Run, number: int) -> dict[str, Any]:
-    """Everything that the template says about one run."""
-    alarms = [c for c in run.cells if c.group in ("wrong", "failed")]
+    """Everything that the template says about one machine."""
+    alarms = answer.alarms(run)
     return {
         "id": f"run{number}",
-        "name": run.name,
-        "machine": run.said("machine", "machine not recorded"),
+        "machine": run.machine,
+        "label": label(run),
+        "name": ", ".join(r.name for r in run.sources or [run]),
         "facts": facts(run),
-        "sentence": sentence(run),
+        "headlines": [headline(group) for group in answer.groups(run)],
+        "networks": networks(answer.networks(run)),
+        "sentences": sentences(run),
         "notices": notices(run),
         "alarms": _grouped(alarms),
         "alarm_words": alarm_words(alarms),
-        "counts": counts(run),
+        "counts": answer.counts(run),
         "reasons": _grouped(run.cells),
         "baseline": run.baseline or "none",
-        "scenarios": [tables.scenario(run, s) for s in run.scenarios],
         "hardware": hardware(run),
         "libraries": libraries(run),
         "ceilings": ceilings(run),
         "noise": noise(run),
-        "commit": commit(run),
-        "command": command(run),
-        "check": check(run, alarms),
-        "schema": run.said("schema"),
-        "suite": run.said("suite"),
-        "effective": any(c.effective for c in run.cells if c.ran),
-        "device": any(c.numbers.get("device_seconds") is not None for c in run.cells),
-        "failing": bool(alarms),
-        "seed": seed(run),
+        "records": [record(r, alarms) for r in run.sources or [run]],
     }
+
+
+def label(run: Run) -> str:
+    """A machine with another number of threads is another thing to choose."""
+    return f"{run.machine}, {say.plural_of(run.said('threads'), 'thread')}"
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
     return [
         ("date", say.date_text(run.said("started"))),
-        ("commit", commit(run)),
+        ("commit", ", ".join(dict.fromkeys(commit(r) for r in run.sources or [run]))),
         ("threads", run.said("threads")),
         ("scenario", " and ".join(run.scenarios) or "none"),
-        ("preset", run.said("preset")),
+        ("preset", ", ".join(dict.fromkeys(r.said("preset") for r in run.sources or [run]))),
         ("rounds", _rounds(run)),
     ]
 
@@ -61,26 +62,121 @@ def _rounds(run: Run) -> str:
     )
 
 
+def headline(group: Group) -> dict[str, Any]:
+    """Who won a group, by required accuracy; a weaker requirement that changes nothing has no line."""
+    lines: list[dict[str, Any]] = []
+    for w in group.winners:
+        line = _line(w, group)
+        if not lines or line["words"] != lines[-1]["words"] or line["choice"] != lines[-1]["choice"]:
+            lines.append(line)
+    return {
+        "name": group.name, "problems": say.plural(len(group.races), "problem"),
+        "baseline": group.baseline or "no baseline", "lines": lines,
+    }  # fmt: skip
+
+
+def _line(w: Winner, group: Group) -> dict[str, Any]:
+    sure = w.ahead is not None and not w.ties
+    if w.kernel is None:
+        words, margin = "no kernel with this guarantee ran on all of these problems", ""
+    elif sure and w.ahead:
+        words, margin = "", f"{say.speed_text(w.ahead[0])} ({_ends(w.ahead)}) ahead of {w.next}"
+    elif w.ties:
+        words = ""
+        margin = f"cannot be told from {say.listed(w.ties)}"
+        margin += (
+            f"; {say.speed_text(w.ahead[0])} ({_ends(w.ahead)}) ahead of {w.next}" if w.ahead else ""
+        )
+    else:
+        words, margin = "", "no other kernel ran on all of these problems"
+    speed = "" if w.kernel is None or w.speed is None else (
+        "the baseline" if w.kernel == group.baseline else f"{say.speed_text(w.speed[0])} ({_ends(w.speed)})"
+    )  # fmt: skip
+    chosen = ""
+    if len(w.wins) > 1 and w.chosen and (w.speed is None or w.chosen[0] > w.speed[0]):
+        who = say.listed([f"{k} on {n}" for k, n in w.wins.items()], 4)
+        chosen = f"{say.speed_text(w.chosen[0])} ({_ends(w.chosen)}): {who}"
+    return {
+        "need": w.need, "kernel": w.kernel or "", "guarantee": w.guarantee, "speed": speed,
+        "sure": sure, "margin": margin, "choice": chosen, "words": words or w.kernel,
+    }  # fmt: skip
+
+
+def _ends(interval: Interval) -> str:
+    return f"{say.speed_text(interval[1], '')}–{say.speed_text(interval[2])}"
+
+
+def networks(found: Sequence[answer.Network]) -> list[dict[str, Any]]:
+    """A table for each network, scenario and device; a weaker guarantee that buys nothing has no line."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for n in found:
+        title = f"{n.name}, {say.plural(n.layers, 'convolution')}, {n.scenario}, {n.device}"
+        rows = tables.setdefault(title, [])
+        one, mixed = n.single, n.mixed
+        row = {
+            "kernel": one.kernel if one else "", "time": _bill(one), "mixed": _bill(mixed),
+            "gain": say.speed_text(one.seconds[0] / mixed.seconds[0]) if one else say.NOTHING,
+            "used": say.listed([f"{k} {v}" for k, v in mixed.wins.items()], 5),
+        }  # fmt: skip
+        if not rows or row != {k: v for k, v in rows[-1].items() if k != "need"}:
+            rows.append({"need": n.need} | row)
+    return [{"title": title, "rows": rows} for title, rows in tables.items()]
+
+
+def _bill(bill: answer.Bill | None) -> str:
+    if bill is None:
+        return say.NOTHING
+    return f"{say.seconds_text(bill.seconds[0])} ({say.time_interval(*bill.seconds[1:])})"
+
+
+def record(run: Run, alarms: Sequence[Cell]) -> dict[str, Any]:
+    """Where numbers came from, and how to get them again."""
+    mine = [c for c in alarms if c.source == run.name]
+    return {
+        "name": run.name, "commit": commit(run), "command": command(run), "schema": run.said("schema"),
+        "suite": run.said("suite"), "seed": seed(run), "check": check(run, mine), "failing": bool(mine),
+        "date": say.date_text(run.said("started")),
+    }  # fmt: skip
+
+
 def commit(run: Run) -> str:
     known = run.said("commit", "unknown")
     shown = known[:10] if known != "unknown" else "unknown commit"
     return f"{shown} + uncommitted changes" if run.header.get("dirty") else shown
 
 
-def sentence(run: Run) -> str:
-    if run.sentence:
-        return run.sentence
-    ran = sum(c.ran for c in run.cells)
-    return (
-        f"The run was cut off before it could say who won; {say.plural(ran, 'cell')} had been timed, and the "
-        "medians on this page are computed from the rounds that were kept."
-        if run.ended == "cut off"
-        else "The record holds no sentence on who won."
-    )
+def sentences(run: Run) -> list[str]:
+    """What each record said of itself at its end."""
+    found = []
+    for r in run.sources or [run]:
+        ran = sum(c.ran for c in r.cells)
+        if r.sentence:
+            found.append(r.sentence)
+        elif r.ended == "cut off":
+            found.append(
+                f"The run was cut off before it could say who won; {say.plural(ran, 'cell')} had been timed, and "
+                "the medians are computed from the rounds that were kept."
+            )
+        else:
+            found.append("The record holds no sentence on who won.")
+    return list(dict.fromkeys(found))
 
 
 def notices(run: Run) -> list[str]:
     """What a reader must know before believing a number."""
+    sources = run.sources or [run]
+    found = [
+        (f"{r.name}: " if len(sources) > 1 else "") + words for r in sources for words in _notices(r)
+    ]
+    if len({commit(r) for r in sources}) > 1:
+        found.append(
+            "These races are from records of several commits; every race is from one record, and is never "
+            "mixed with another's."
+        )
+    return found
+
+
+def _notices(run: Run) -> list[str]:
     found = []
     if run.ended == "cut off":
         found.append(
@@ -105,18 +201,6 @@ def alarm_words(alarms: list[Cell]) -> str:
         n = sum(c.status == status and c.group == "failed" for c in alarms)
         parts.append(f"{n} {status}")
     return ", ".join(parts)
-
-
-def counts(run: Run) -> list[tuple[str, int, str]]:
-    """(group, cells, what it means), for the groups that have a meaning here."""
-    meaning = {
-        "ran": "timed, and the timed outputs were right",
-        "wrong": "an output was wrong, so there is no time",
-        "failed": "crashed, timed out, or left no result",
-        "skipped": "refused by the kernel, or something is missing on this machine",
-        "unreached": "the run ended before their turn",
-    }
-    return [(g, sum(c.group == g for c in run.cells), m) for g, m in meaning.items()]
 
 
 def _grouped(cells: list[Cell]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 NOTHING = "–"
@@ -85,3 +86,14 @@ def date_text(moment: str) -> str:
 
 def plural(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def plural_of(count: str, noun: str) -> str:
+    """The same for a number that is text already, whatever it says."""
+    return f"{count} {noun}" if count == "1" else f"{count} {noun}s"
+
+
+def listed(words: Sequence[str], most: int = 3) -> str:
+    """a, b, c and 4 more."""
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more

@@ -157,7 +157,7 @@ EVIL = "<script>alert(1)</script>|`x`"
 def test_page_and_markdown(tmp_path):
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    from reports.render import TEMPLATES
+    from reports.page import TEMPLATES
 
     table = two(tmp_path, machine=EVIL, slower={("numba/direct", SEED): 3.0})
     environment = Environment(

@@ -1,0 +1,157 @@
+// The controls, the state they set, and which sections are drawn again when it changes.
+
+const by = (id) => document.getElementById(id);
+const S = { machine: DATA.machines[0], scenario: null, unit: "speed", baseline: null, need: 0, kernels: "", problems: "", cell: null };
+const SECTIONS = {
+  winners: winnersView, heat: heatView, cell: cellView, table: tableView, roof: roofView, scaling: scalingView,
+  price: priceView, cost: costView, history: historyView,
+};
+const stale = new Set(), visible = new Set();
+
+// Only what is on the screen is drawn at once; the rest when it comes into sight, or is printed.
+function render(name) {
+  stale.delete(name);
+  by(name).replaceChildren(...SECTIONS[name](S).filter(Boolean));
+}
+
+function update(...names) {
+  for (const name of names.length ? names : Object.keys(SECTIONS)) stale.add(name);
+  for (const name of [...stale]) if (visible.has(name)) render(name);
+  remember();
+}
+
+const watcher = new IntersectionObserver(function (entries) {
+  for (const entry of entries) {
+    const name = entry.target.dataset.view;
+    if (entry.isIntersecting) visible.add(name);
+    else visible.delete(name);
+    if (entry.isIntersecting && stale.has(name)) render(name);
+  }
+}, { rootMargin: "600px" });
+
+addEventListener("beforeprint", () => [...stale].forEach(render));
+
+function choose(cell) {
+  S.cell = cell;
+  const held = document.activeElement;
+  const at = held && held.matches("#heat td") ? [held.parentNode.rowIndex, held.cellIndex] : null;
+  update("cell", "heat", "cost");
+  by("cell-section").hidden = false;
+  by("cell-section").scrollIntoView({ block: "nearest" });
+  if (at) {
+    const again = by("heat").querySelector("table").rows[at[0]].cells[at[1]];
+    again.tabIndex = 0;
+    again.focus({ preventScroll: true });
+  }
+}
+
+// --- controls ------------------------------------------------------------------------------------
+
+function options(select, entries, chosen) {
+  select.replaceChildren(...entries.map(([value, words]) => el("option", { value, selected: value === chosen }, words)));
+}
+
+function kernelAt(name) {
+  return DATA.kernels.findIndex((k) => k.name === name);
+}
+
+function setMachine(index) {
+  S.machine = DATA.machines[index] || DATA.machines[0];
+  S.cell = null;
+  setScenario(S.machine.scenarios.includes(S.scenario) ? S.scenario : S.machine.scenarios[0]);
+}
+
+function setScenario(scenario) {
+  S.scenario = scenario;
+  const ran = [...new Set(S.machine.list.filter((c) => c.ran && c.scenario === scenario).map((c) => c.kernel))];
+  const names = ran.map((k) => DATA.kernels[k].name).sort();
+  const held = S.baseline !== null && ran.includes(S.baseline) ? DATA.kernels[S.baseline].name : null;
+  const name = held || (names.includes(S.machine.baseline) ? S.machine.baseline : names[0]);
+  S.baseline = name === undefined ? -1 : kernelAt(name);
+  options(by("scenario"), S.machine.scenarios.map((s) => [s, s]), scenario);
+  options(by("baseline"), names.map((n) => [n, n]), name);
+}
+
+const MEANINGS = {
+  elementwise: "every output within the a-priori float32 bound", normwise: "a bound on the whole plane: Winograd, FFT too",
+  tf32: "TF32 products too", half: "half precision too",
+};
+
+function sayNeed() {
+  const word = DATA.guarantees[S.need];
+  by("need").value = String(WEAKEST - S.need);
+  by("need").setAttribute("aria-valuetext", word);
+  by("need-word").textContent = word;
+  by("need-means").textContent = MEANINGS[word] || "";
+}
+
+function setUnit(unit) {
+  S.unit = UNITS[unit] ? unit : "speed";
+  for (const b of document.querySelectorAll("[data-unit]")) b.setAttribute("aria-pressed", String(b.dataset.unit === S.unit));
+}
+
+// The address keeps the view, so that a link shows what its sender saw.
+function remember() {
+  const told = new URLSearchParams({ m: DATA.machines.indexOf(S.machine), s: S.scenario, u: S.unit, b: S.baseline >= 0 ? DATA.kernels[S.baseline].name : "", a: DATA.guarantees[S.need], k: S.kernels, p: S.problems });
+  for (const [key, value] of [...told]) if (!value) told.delete(key);
+  try { history.replaceState(null, "", "#" + told); } catch { /* some viewers forbid it; the page works without */ }
+}
+
+function recall() {
+  const told = new URLSearchParams(location.hash.slice(1));
+  S.scenario = told.get("s");
+  if (kernelAt(told.get("b")) >= 0) S.baseline = kernelAt(told.get("b"));
+  S.need = Math.max(0, DATA.guarantees.indexOf(told.get("a")));
+  S.kernels = told.get("k") || "";
+  S.problems = told.get("p") || "";
+  setMachine(Number(told.get("m")) || 0);
+  setUnit(told.get("u"));
+}
+
+// Tables that stand in the page from the start: a heading becomes a button, numbers go by data-sort.
+function sortStatic(table) {
+  const value = function (row, column) {
+    const cell = row.cells[column];
+    const said = !cell ? "" : cell.dataset.sort !== undefined ? cell.dataset.sort : cell.textContent.trim();
+    return said !== "" && Number.isFinite(Number(said)) ? Number(said) : said;
+  };
+  const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : typeof a === typeof b ? a.localeCompare(b) : typeof a === "number" ? -1 : 1);
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach(function (head, column) {
+    const button = el("button", { type: "button" }, ...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", function () {
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      for (const other of heads) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      table.tBodies[0].append(...[...table.tBodies[0].rows].sort((a, b) => (up ? 1 : -1) * compare(value(a, column), value(b, column))));
+    });
+  });
+}
+
+function start() {
+  document.querySelectorAll("table.sortable").forEach(sortStatic);
+  by("theme").addEventListener("click", function () {
+    const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = (root.dataset.theme || (dark ? "dark" : "light")) === "dark" ? "light" : "dark";
+  });
+  if (!DATA.machines.length) return;
+  recall();
+  options(by("machine"), DATA.machines.map((m, i) => [String(i), m.label]), String(DATA.machines.indexOf(S.machine)));
+  sayNeed();
+  by("kernels").value = S.kernels;
+  by("problems").value = S.problems;
+  by("machine").addEventListener("change", (e) => { setMachine(Number(e.target.value)); update(); });
+  by("scenario").addEventListener("change", (e) => { setScenario(e.target.value); update(); });
+  by("baseline").addEventListener("change", (e) => { S.baseline = kernelAt(e.target.value); update(); });
+  by("need").addEventListener("input", (e) => { S.need = WEAKEST - Number(e.target.value); sayNeed(); update(); });
+  for (const name of ["kernels", "problems"]) by(name).addEventListener("input", (e) => { S[name] = e.target.value; update(); });
+  for (const b of document.querySelectorAll("[data-unit]")) b.addEventListener("click", () => { setUnit(b.dataset.unit); update("heat"); });
+  for (const name of Object.keys(SECTIONS)) {
+    by(name).dataset.view = name;
+    stale.add(name);
+    watcher.observe(by(name));
+  }
+}
+
+start();

@@ -1,0 +1,128 @@
+// One small plotter: marks and lines on two axes, drawn as SVG in the page's own colours.
+
+const SVG = "http://www.w3.org/2000/svg";
+// Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
+const COLORS = {
+  python: "#8a8f98", numpy: "#0072b2", numba: "#d55e00", numba_cuda: "#e69f00", cupy: "#cc79a7",
+  torch_cpu: "#009e73", torch_cuda: "#56b4e9", torch_mps: "#9a7bd0", onnxruntime: "#8c6d1f", openvino: "#4b6fb5",
+  ncnn: "#b0527a",
+};
+const colorOf = (kernel) => COLORS[DATA.kernels[kernel].name.split("/")[0]] || "#8a8f98";
+const SHAPES = ["circle", "diamond", "square", "triangle", "cross"]; // by guarantee, strongest first
+
+function el(tag, attributes, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {}))
+    if (name === "class") node.className = value;
+    else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+  node.append(...children.filter((c) => c !== null && c !== undefined));
+  return node;
+}
+
+function draw(parent, tag, attributes, style, title) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  Object.assign(node.style, style || {});
+  if (title) {
+    const words = document.createElementNS(SVG, "title");
+    words.textContent = title;
+    node.append(words);
+  }
+  parent.append(node);
+  return node;
+}
+
+// Ticks of a logarithmic axis at 1, 2 and 5 where there are few decades; of a linear one at round numbers.
+function ticksOf(axis, low, high) {
+  if (axis.ticks) return axis.ticks;
+  const found = [];
+  if (axis.log) {
+    const short = high / low < 200, every = Math.ceil(Math.log10(high / low) / 8);
+    for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e++)
+      for (const m of short ? [1, 2, 5] : e % every ? [] : [1])
+        if (m * 10 ** e >= low && m * 10 ** e <= high) found.push(m * 10 ** e);
+  } else {
+    const raw = (high - low) / 6 || 1, power = 10 ** Math.floor(Math.log10(raw));
+    const step = power * [1, 2, 5, 10].find((m) => m * power >= raw);
+    for (let v = Math.ceil(low / step) * step; v <= high; v += step) found.push(v);
+  }
+  return found;
+}
+
+function domain(axis, values) {
+  let low = Math.min(...values), high = Math.max(...values);
+  if (axis.include !== undefined) [low, high] = [Math.min(low, axis.include), Math.max(high, axis.include)];
+  if (axis.log) {
+    const pad = Math.max(0.06 * Math.log(high / low), 0.1);
+    return [low * Math.exp(-pad), high * Math.exp(pad)];
+  }
+  const pad = 0.06 * (high - low) || Math.abs(high) * 0.1 || 1;
+  return [low - (axis.flush ? 0.5 : pad), high + (axis.flush ? 0.5 : pad)];
+}
+
+const PATHS = {
+  circle: (r) => `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0Z`,
+  square: (r) => `M${-r},${-r}H${r}V${r}H${-r}Z`,
+  diamond: (r) => `M0,${-1.3 * r}L${1.3 * r},0L0,${1.3 * r}L${-1.3 * r},0Z`,
+  triangle: (r) => `M0,${-1.2 * r}L${1.2 * r},${r}H${-1.2 * r}Z`,
+  cross: (r) => `M${-r},${-r}L${r},${r}M${-r},${r}L${r},${-r}`,
+};
+
+// marks: {x, y, low, high, color, shape, title, label, faint, hollow}; lines: {points, color, label, dash, faint}.
+function plot(options) {
+  const { x, y, marks = [], lines = [], title, wide = 860, high = 380 } = options;
+  const xs = [...marks.map((m) => m.x), ...lines.flatMap((l) => l.points.map((p) => p[0]))];
+  const ys = [...marks.flatMap((m) => [m.y, m.low, m.high]), ...lines.flatMap((l) => l.points.map((p) => p[1]))]
+    .filter((v) => v !== undefined && v !== null);
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", `0 0 ${wide} ${high}`);
+  svg.setAttribute("class", "drawn");
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", title);
+  if (!xs.length || !ys.length) return svg;
+  const box = { left: 70, right: wide - (options.margin || 20), top: 14, bottom: high - 46 };
+  const [x0, x1] = domain(x, xs), [y0, y1] = domain(y, ys);
+  const scale = (axis, v, a, b) => (axis.log ? Math.log(v / a) / Math.log(b / a) : (v - a) / (b - a));
+  const px = (v) => box.left + scale(x, v, x0, x1) * (box.right - box.left);
+  const py = (v) => box.bottom - scale(y, v, y0, y1) * (box.bottom - box.top);
+  const muted = { fill: "var(--muted)", fontSize: "12px" };
+  for (const v of ticksOf(x, x0, x1)) {
+    draw(svg, "line", { x1: px(v), x2: px(v), y1: box.top, y2: box.bottom }, { stroke: "var(--line)" });
+    draw(svg, "text", { x: px(v), y: box.bottom + 17, "text-anchor": "middle" }, muted).textContent = x.text(v);
+  }
+  for (const v of ticksOf(y, y0, y1)) {
+    draw(svg, "line", { x1: box.left, x2: box.right, y1: py(v), y2: py(v) }, { stroke: "var(--line)" });
+    draw(svg, "text", { x: box.left - 7, y: py(v) + 4, "text-anchor": "end" }, muted).textContent = y.text(v);
+  }
+  draw(svg, "text", { x: (box.left + box.right) / 2, y: high - 8, "text-anchor": "middle" }, muted).textContent = x.label;
+  const side = draw(svg, "text", { transform: `translate(14 ${(box.top + box.bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, muted);
+  side.textContent = y.label;
+  const taken = [];
+  for (const line of lines) {
+    const path = line.points.map((p, i) => `${i ? "L" : "M"}${px(p[0]).toFixed(1)},${py(p[1]).toFixed(1)}`).join("");
+    const style = { fill: "none", stroke: line.color || "var(--ink)", strokeWidth: line.faint ? 1 : 2, opacity: line.faint ? 0.45 : 1 };
+    draw(svg, "path", { d: path, "stroke-dasharray": line.dash || "none" }, style, line.title || line.label);
+    const end = line.points[line.points.length - 1];
+    if (line.label) write(svg, taken, px(end[0]) + (line.inside ? -4 : 5), py(end[1]) + (line.inside ? -5 : 4), line.label, line.inside ? "end" : "start");
+  }
+  for (const m of [...marks].sort((a, b) => (b.faint ? 1 : 0) - (a.faint ? 1 : 0))) {
+    const style = { stroke: m.color, fill: m.hollow ? "var(--panel)" : m.color, strokeWidth: 1.6, opacity: m.faint ? 0.4 : 1 };
+    if (m.low && m.high) draw(svg, "line", { x1: px(m.x), x2: px(m.x), y1: py(m.low), y2: py(m.high) }, { stroke: m.color, opacity: 0.55, strokeWidth: 2 });
+    draw(svg, "path", { d: PATHS[m.shape || "circle"](m.faint ? 3 : 4.2), transform: `translate(${px(m.x).toFixed(1)} ${py(m.y).toFixed(1)})` }, style, m.title);
+  }
+  for (const m of marks) if (m.label) write(svg, taken, px(m.x) + 8, py(m.y) - 6, m.label, px(m.x) > box.right - 110 ? "end" : "start");
+  return svg;
+}
+
+// A label where none stands yet; else it is left to the title of its mark.
+function write(svg, taken, x, y, words, anchor) {
+  const wide = words.length * 6.4, left = anchor === "end" ? x - wide : x;
+  for (const dy of [0, 13, -13, 26]) {
+    const box = [left, y + dy - 11, left + wide, y + dy + 3];
+    if (taken.some((t) => box[0] < t[2] && t[0] < box[2] && box[1] < t[3] && t[1] < box[3])) continue;
+    taken.push(box);
+    draw(svg, "text", { x, y: y + dy, "text-anchor": anchor, class: "halo" }, { fill: "var(--ink)", fontSize: "11.5px" }).textContent = words;
+    return;
+  }
+}
