@@ -50,6 +50,42 @@ def made(tmp_path_factory):
     return out, paths
 
 
+@pytest.mark.slow
+def test_scale(browser, tmp_path):
+    """3 machines, 40 kernels, 60 problems, 30 commits: one small page, that answers at once."""
+    names, layers = (
+        kernels(40),
+        resolve(["tiny", "ladder", "resnet50", "vgg16", "tails", "mobilenet"])[:60],
+    )
+    paths = []
+    for machine in ("machine-a", "machine-b", "machine-c"):
+        paths.append(record(tmp_path, machine, names, layers, commit=29))
+        head, _, rest = paths[-1].read_text().partition("\n")
+        for commit in range(29):  # the same numbers at other commits: it is the amount that counts
+            header = json.loads(head)
+            header |= {
+                "commit": f"{commit:08x}" + "c" * 32,
+                "commit_date": f"2025-12-{commit + 1:02d}T00:00:00+00:00",
+            }
+            header["started"] = header["commit_date"]
+            paths.append(paths[0].parent.parent / machine / f"{commit:02d}.jsonl")
+            paths[-1].write_text(json.dumps(header) + "\n" + rest)
+    began = time.monotonic()
+    content = of_records(paths)
+    took = time.monotonic() - began
+    print(f"built in {took:.1f} s, {len(content['report.html'])} bytes")
+    assert len(content["report.html"]) < 3_000_000
+    assert took < 60  # 20 on two quiet cores
+    written(content, tmp_path / "out")
+    browser.open(tmp_path / "out" / "report.html")
+    seen(browser, "#heat")
+    spent = browser.run(
+        "const t = performance.now(); S.need = 2; sayNeed(); update(); render('heat'); return performance.now() - t"
+    )
+    print(f"a change of the slider is drawn in {spent:.0f} ms")
+    assert spent < 2000  # a tenth of that on a quiet machine
+
+
 @pytest.fixture
 def page(browser, made):
     """The page, freshly opened at the size of a laptop; afterwards the console must have stayed silent."""
