@@ -50,12 +50,14 @@ def groups(run: Run) -> list[Group]:
     for scenario in run.scenarios:
         for race in standing.races(run, scenario):
             problem = problem_of(race.problem)
-            kind = (problem.layout, problem.dtype) if problem else ("other layout", "other type")
+            layout, dtype = (
+                (problem.layout, problem.dtype) if problem else ("other layout", "other type")
+            )
             for device in ("cpu", "cuda", "mps"):
                 mine = [c for c in race.ranked if c.device == device]
                 if mine:
                     part = Race(race.problem, scenario, mine, [])
-                    found.setdefault((device, scenario, *kind), []).append(part)
+                    found.setdefault((device, scenario, layout, dtype), []).append(part)
     return [_group(run, key, races) for key, races in found.items()]
 
 
@@ -82,9 +84,9 @@ def winner(races: Sequence[Race], need: str, baseline: str | None) -> Winner:
     full = set.intersection(*(set(each) for each in cells))
     fit = [k for k in sorted(full) if all(keeps(each[k], need) for each in cells)]
     took = {k: [each[k].rounds for each in cells] for k in fit}
-    base = [each[baseline].rounds for each in cells] if baseline in full else None
+    base = [each[baseline].rounds for each in cells] if baseline and baseline in full else None
 
-    def speed(slow: list[evidence.Rounds], quick: list[evidence.Rounds]) -> Interval | None:
+    def speed(slow: Sequence[evidence.Rounds], quick: Sequence[evidence.Rounds]) -> Interval | None:
         return evidence.summary(evidence.mean_speeds(list(zip(slow, quick, strict=True))))
 
     def time(kernel: str) -> float:
