@@ -344,7 +344,8 @@ _SASS = {
     "lds": r"LDS\b", "ldsm": r"LDSM", "sts_128": r"STS\.\S*128", "sts": r"STS\b",
     "ldgsts_128": r"LDGSTS\.\S*128", "ldgsts": r"LDGSTS", "spills": r"(?:LDL|STL)", "bar": r"BAR",
 }  # fmt: skip
-_SASS_LINE = re.compile(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)")
+# a predicate !PT is never true: such an instruction only keeps others apart
+_SASS_LINE = re.compile(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P(?!T\b)\w+\s+)?([A-Z][\w.]*)")
 
 
 def read_sass(text: str) -> Facts:

@@ -88,7 +88,8 @@ class Checked(dict):
     def __setitem__(self, index, value):
         if index not in self:
             raise IndexError(f"index {index} of {len(self)} elements")
-        super().__setitem__(index, self.type(value))
+        # a sum of a tensor core is computed when it is needed
+        super().__setitem__(index, value if hasattr(value, "warp") else self.type(value))
 
 
 def poisoned(shape, dtype) -> np.ndarray:
@@ -134,7 +135,14 @@ class Thread(simulator.BlockThread):
         self.done.release()
 
     def syncthreads(self) -> None:
-        self.barrier = sys._getframe(2).f_lineno
+        self._wait_at(sys._getframe(2).f_lineno)
+
+    def meet(self) -> None:
+        """Where a thread needs what the others of its warp have brought to an instruction."""
+        self._wait_at("an instruction of a warp")
+
+    def _wait_at(self, barrier: int | str) -> None:
+        self.barrier = barrier
         self.done.release()
         self.turn.acquire()
         if self.abort:
@@ -157,7 +165,7 @@ def run_block(order):
                     thread.advance()
                 threads = [thread for thread in threads if thread.barrier is not None]
                 barriers = {thread.barrier for thread in threads}
-                assert len(barriers) < 2, f"threads wait in different lines: {sorted(barriers)}"
+                assert len(barriers) < 2, f"threads wait in different lines: {barriers}"
         finally:
             for thread in every:
                 thread.abort = True

@@ -8,6 +8,8 @@ Reading order
     vector_loads  four neighbours in one instruction, loaded and stored
     async_tile    the loads of the next steps run while a block multiplies
     winograd      16 products instead of 36
+    tensor_core_tf32     matrices of 16 x 8 by 8 x 8 in one instruction, in 11 bits; x channels-last
+    tensor_core_3xtf32   float32 accuracy from them: numbers split in two, three products for one
 
 Read them side by side: the lines marked # 1 (and # 2) are what each adds to the one before.
 
