@@ -92,9 +92,6 @@ def _numba_without_device(kernel: Any, found: Found, capability: tuple[int, int]
     class OnDevice(np.ndarray):
         """An array that is never looked into; its memory is not even touched."""
 
-        def copy_to_device(self, a: object) -> None:
-            pass
-
         def copy_to_host(self) -> np.ndarray:
             return np.asarray(self)
 
