@@ -58,6 +58,9 @@ class Cell:
     def time(self, effort: Effort) -> Samples:
         from convzoo.reference import snapshot
 
+        from .doubts import settle
+
+        settle()
         backend = self.kernel.backend
         clock = backend.device_clock()
         if backend.device != "cuda":
