@@ -86,7 +86,7 @@ def _machine(run: Run, view: dict[str, Any], drawn: Sequence[Drawn]) -> list[str
         rows = [
             [f"at least {row['need']}", code(row["kernel"]) if row["kernel"] else plain(row["words"]),
              row["speed"] or say.NOTHING,
-             f"**{'certain' if row['sure'] else 'cannot tell'}**: {plain(row['margin'])}" if row["kernel"] else "",
+             _sure(row) if row["kernel"] else "",
              plain(row["choice"]) or "no gain beyond the intervals"]
             for row in group["lines"]
         ]  # fmt: skip
@@ -122,6 +122,10 @@ def _machine(run: Run, view: dict[str, Any], drawn: Sequence[Drawn]) -> list[str
     return parts + _reasons(view)
 
 
+def _sure(row: dict[str, Any]) -> str:
+    return f"**{'told apart' if row['sure'] else 'cannot tell'}**: {plain(row['margin'])}"
+
+
 def line(view: dict[str, Any]) -> str:
     """Machine, threads, scenario, date and commit in one line."""
     shown = [f"{name}: {plain(value)}" for name, value in view["facts"]]
@@ -145,7 +149,7 @@ def _winners(run: Run, view: dict[str, Any], scenario: str) -> list[str]:
             if w["layer"] != w["problem"]
             else code(w["problem"])
         )
-        sure = f"a tie with {say.listed([code(k) for k in w['ties']])}" if w["ties"] else "certain"
+        sure = f"a tie with {say.listed([code(k) for k in w['ties']])}" if w["ties"] else "told apart"
         if not w["ties"] and w["ahead"] == say.NOTHING:
             sure = "no other with this guarantee"
         rows.append([

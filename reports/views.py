@@ -255,6 +255,11 @@ def ceilings(run: Run) -> list[tuple[str, str]]:
     return rows
 
 
+def visible(run: Run) -> float | None:
+    """The smallest difference of one cell that the null experiment of this machine could see."""
+    return number(mapping(run.header.get("null")).get("smallest_visible"), above=0)
+
+
 def noise(run: Run) -> str:
     """What the null experiment of this machine says about small differences."""
     null = mapping(run.header.get("null"))

@@ -257,7 +257,7 @@ def test_page_says_what_was_measured(tmp_path):
     for words in (
         "machine: test-machine",
         "numba/direct",
-        "**certain**",
+        "**told apart**",
         "1 unsupported: needs a smaller image",
     ):
         assert words in summary, words

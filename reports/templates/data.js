@@ -69,6 +69,17 @@ function speeds(slow, quick) {
   return found;
 }
 
+// What the interval of so many rounds is worth, by the same rule.
+function confidence(n) {
+  let tail = 0, choose = 1, best = 0, told = 0;
+  for (let k = 0; k < Math.floor(n / 2); k++) {
+    tail += choose / 2 ** n;
+    if (k === 0 || 1 - 2 * tail >= 0.95) [best, told] = [k, 1 - 2 * tail];
+    choose = (choose * (n - k)) / (k + 1);
+  }
+  return told;
+}
+
 function certain(s) {
   return s !== null && s.n >= FEWEST && !(s.low <= 1 && 1 <= s.high);
 }

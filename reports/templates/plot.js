@@ -38,9 +38,9 @@ function ticksOf(axis, low, high) {
   if (axis.ticks) return axis.ticks;
   const found = [];
   if (axis.log) {
-    const short = high / low < 200, every = Math.ceil(Math.log10(high / low) / 8);
+    const short = high / low < 200, narrow = high / low < 8, every = Math.ceil(Math.log10(high / low) / 8);
     for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e++)
-      for (const m of short ? [1, 2, 5] : e % every ? [] : [1])
+      for (const m of narrow ? [1, 1.5, 2, 3, 4, 6, 8] : short ? [1, 2, 5] : e % every ? [] : [1])
         if (m * 10 ** e >= low && m * 10 ** e <= high) found.push(m * 10 ** e);
   } else {
     const raw = (high - low) / 6 || 1, power = 10 ** Math.floor(Math.log10(raw));
@@ -117,7 +117,7 @@ function plot(options) {
 
 // A label where none stands yet; else it is left to the title of its mark.
 function write(svg, taken, x, y, words, anchor) {
-  const wide = words.length * 6.4, left = anchor === "end" ? x - wide : x;
+  const wide = words.length * 6.9, left = anchor === "end" ? x - wide : x;
   for (const dy of [0, 13, -13, 26]) {
     const box = [left, y + dy - 11, left + wide, y + dy + 3];
     if (taken.some((t) => box[0] < t[2] && t[0] < box[2] && box[1] < t[3] && t[1] < box[3])) continue;

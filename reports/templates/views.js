@@ -155,7 +155,10 @@ function certainty(result) {
     const few = result.best.rounds.filter((v) => v !== null).length < FEWEST;
     return ["tie", few ? `too few rounds to tell (${result.best.rounds.length})` : "the rounds cannot tell them apart"];
   }
-  return ["certain", `in ${result.next.ahead.n} rounds the interval leaves out 1`];
+  const ahead = result.next.ahead, seen = result.best.machine.visible;
+  const faint = seen !== null && ahead.mid - 1 < seen;
+  return ["told apart", `${percent(confidence(ahead.n))} from ${ahead.n} rounds` +
+    (faint ? `; but less than the null experiment of this machine can see (${percent(seen)})` : "")];
 }
 
 function winnersView(S) {
