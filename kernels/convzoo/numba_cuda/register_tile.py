@@ -7,7 +7,7 @@ Idea     shared_tile loads about one number for every product, and a multiproces
          product: pixels by taps times taps by filters, with the first matrix never built. A table says for
          each tap how far from the corner of the window it lies, in x and in rows and columns.
          All indices of the loop are unsigned and their constants known, so that the compiler can see that
-         4 numbers lie side by side and loads them at once.
+         4 numbers lie side by side and loads them at once (LDS.128).
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,C/G,R,S] → y[N,K,P,Q] or [N,P,Q,K]   float32, float64
          inside: taps (r, s, c), packed weights [G,taps,K/G], 8 taps of x and of w in shared memory
 Threads  block 256 for 128 pixels by 128 filters, fewer where a small problem wants smaller tiles; grid
