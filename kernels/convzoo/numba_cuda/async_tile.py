@@ -4,10 +4,9 @@ After    numba_cuda/vector_loads   (new here: lines marked # 1)
 Idea     Until now all threads of a block waited for memory before each step of 8 taps, and the values went
          through registers. Here the loads of a step are started three steps earlier, as copies from global
          to shared memory that no register holds (cp.async, LDGSTS). Four stages of shared memory take
-         turns: one
-         is read while three are filled, and one barrier a step is enough, because what is overwritten was
-         read before it. A copy of 4 bytes puts a value of x anywhere, so that both layouts are read as they
-         are; one that would lie outside of the image writes a zero and reads nothing.
+         turns: one is read while three are filled, and one barrier a step is enough, because what is
+         overwritten was read before it. A copy of 4 bytes puts a value of x anywhere, so that both layouts
+         are read as they are; one that would lie outside of the image writes a zero and reads nothing.
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,C/G,R,S] → y[N,K,P,Q] or [N,P,Q,K]   float32
          inside: taps (r, s, c), packed weights [G,taps,K/G], four stages of 8 taps of x and of w
 Threads  block 256 for 128 pixels by 128 filters, fewer where a small problem wants smaller tiles; grid

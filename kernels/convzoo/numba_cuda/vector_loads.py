@@ -3,8 +3,8 @@
 After    numba_cuda/register_tile   (new here: lines marked # 1)
 Idea     A load of 16 bytes costs the instructions of one of 4: an address, a comparison with the edge of the
          image, a load. Four taps of a window lie side by side in x where its channels run fastest, and four
-         filters do where the packed weights are read, so both are loaded by four (LDG.128); so are
-         y's neighbours stored. x[N,C,H,W], and groups whose channels are no multiple of 4, are first brought into that
+         filters do where the packed weights are read, so both are loaded by four; so are y's neighbours
+         stored. x[N,C,H,W], and groups whose channels are no multiple of 4, are first brought into that
          order, with zeros for the channels that are missing.
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,C/G,R,S] → y[N,K,P,Q] or [N,P,Q,K]   float32
          inside: x[N,H,W,G,C'] with C' = C/G filled up to a multiple of 4, written for each call unless x is
