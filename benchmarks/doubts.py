@@ -135,7 +135,7 @@ def _at_work(states: list[Callable[[], bool]]) -> int:
     return sum(2 * n > LOOKS for n in found)
 
 
-def settle(seconds: float = 1.0) -> None:
+def settle(seconds: float = 0.25) -> None:
     """Wait until all other threads of this process sleep, or for so long.
 
     The verdict's product of matrices leaves its BLAS threads spinning for some 50 ms in case another one
