@@ -266,7 +266,7 @@ def test_asv_results_come_through_asvs_own_reader(away, home):
 def test_command_line(away, home, tmp_path, capsys):
     good = written(away)
     bad = rewritten(
-        written(away, name="bad.jsonl", started="2026-11-24T00:00:00+00:00"), change_first(suite=2)
+        written(away, name="bad.jsonl", started="2026-11-24T00:00:00+00:00"), change_first(suite=1)
     )
     (away.parent / "notes.json").write_text("[]")
     assert command.main(["import", str(tmp_path / "away"), "--into", str(home), "--json"]) == 1
@@ -277,7 +277,7 @@ def test_command_line(away, home, tmp_path, capsys):
         str(good): "new", str(bad): "refused", str(away.parent / "notes.json"): "ignored",
     }  # fmt: skip
     assert (
-        said.err.startswith(f"refused: {bad}: it was measured by suite 2") and said.err.count("\n") == 1
+        said.err.startswith(f"refused: {bad}: it was measured by suite 1") and said.err.count("\n") == 1
     )
     bad.unlink()
     assert command.main(["import", str(tmp_path / "away"), "--into", str(home)]) == 0
