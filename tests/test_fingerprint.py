@@ -361,7 +361,13 @@ def test_prose_has_no_value_and_stays_as_it_is(prose):
 
 
 def test_costs_of_the_kernels_that_are_here():
-    for name in ("python/naive", "numpy/per_channel", "numba/naive", "numba_cuda/naive", "cupy/raw_naive"):
+    for name in (
+        "python/naive",
+        "numpy/per_channel",
+        "numba/naive",
+        "numba_cuda/naive",
+        "cupy/raw_naive",
+    ):
         found = formula.costs(find(name).doc, Q)
         assert found["FLOP"].value == Q.flops and found["bytes"].value > 0, name
     assert formula.costs("No cost here.", Q) == {}
