@@ -166,6 +166,7 @@ def _two(values: Sequence[int]) -> tuple[int, int]:
 
 def from_onnx(path: Path, inputs: Sequence[tuple[int, ...]]) -> Trace:
     """Read the graph, infer shapes, and collect its Conv nodes; nothing is run."""
+    path.stat()  # a file that is missing is said to be, also where onnx is
     import onnx
     from google.protobuf.message import DecodeError
 
