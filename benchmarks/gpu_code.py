@@ -293,9 +293,7 @@ def measure(launch: Launch, arch: str, cache: dict[Any, Any]) -> dict[str, Any]:
 def kernels() -> list[str]:
     """Kernels that hand functions to a GPU compiler; array code in CuPy leaves that to its libraries."""
     raw = [
-        n
-        for n in names("cupy/*")
-        if re.search(r"\bRaw(Kernel|Module)\b", find(n).path.read_text("utf-8"))
+        n for n in names("cupy/*") if any("Raw" in path.read_text("utf-8") for path in sources(find(n)))
     ]
     return [*names("numba_cuda/*"), *raw]
 

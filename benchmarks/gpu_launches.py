@@ -8,6 +8,7 @@ is asked of a kernel file beside what it has anyway, and what is found is what w
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -182,10 +183,18 @@ def _cupy_without_device(kernel: Any, found: Found, capability: tuple[int, int])
     device.compute_capability = "{}{}".format(*capability)  # CuPy has it as "90"
     stand_in.cuda = SimpleNamespace(Device=lambda *_: device)
 
-    mine = f"convzoo.{kernel.path.parent.name}."
-    before = {name: m for name, m in sys.modules.items() if name == "cupy" or name.startswith(mine)}
-    for name in before:
-        del sys.modules[name]
+    package = importlib.import_module(f"convzoo.{kernel.path.parent.name}")
+    mine = package.__name__ + "."
+
+    def forget() -> dict[str, ModuleType]:
+        """Take all that was imported with another cupy out of the ways by which imports find it."""
+        gone = {n: m for n, m in sys.modules.items() if n == "cupy" or n.startswith(mine)}
+        for name in gone:
+            del sys.modules[name]
+            package.__dict__.pop(name.removeprefix(mine), None)
+        return gone
+
+    before = forget()
     sys.modules["cupy"] = stand_in
     try:
         spec = importlib.util.spec_from_file_location(mine + kernel.path.stem, kernel.path)
@@ -194,6 +203,6 @@ def _cupy_without_device(kernel: Any, found: Found, capability: tuple[int, int])
         spec.loader.exec_module(module)
         yield module, np.zeros
     finally:
-        for name in [n for n in sys.modules if n == "cupy" or n.startswith(mine)]:
-            del sys.modules[name]
+        forget()
         sys.modules.update(before)
+        package.__dict__.update({n.removeprefix(mine): m for n, m in before.items() if n != "cupy"})

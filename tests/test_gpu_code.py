@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_code
+from benchmarks import gpu_code, gpu_launches
+from convzoo import Conv2d
 from convzoo.catalog import find
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -383,6 +384,24 @@ def test_cuda_cpp_is_compiled_and_its_spills_are_seen(compilers, one_problem, dr
     assert any("cupy/planted: tile on" in text and "spills" in text for text in found) is spills
     assert [row["block"] for row in rows] == [[1024, 1, 1]] * 2
     assert "cupy/planted" in gpu_code.kernels()
+
+
+def test_every_source_in_cpp_has_its_rows(table):
+    """A kernel may leave RawModule to a building block; each launch has a stand-in of its own."""
+    home = find("cupy/raw_naive").path.parent
+    with_source = {
+        f"cupy/{path.stem}" for path in home.glob("*.py") if path.with_suffix(".cu").exists()
+    }
+    assert with_source <= set(table["sources"]), CURE
+
+
+def test_each_problem_has_the_launches_that_the_first_had():
+    found = [
+        gpu_launches.launches(find("cupy/wgmma_3xtf32"), Conv2d.parse(gpu_code.REFERENCE), (9, 0))
+        for _ in "12"
+    ]
+    names = [[launch.function.name for launch in each] for each in found]
+    assert names[0] == names[1] == ["channels_last", "wgmma_3xtf32"]
 
 
 def test_cpp_that_does_not_compile_is_told_with_the_compiler_s_words(compilers, one_problem, drop):
