@@ -53,6 +53,7 @@ class Cell:
     host: list[tuple]  # (x, w, b) behind each of the inputs; w and b are always the same
     weights: tuple[Any, Any]  # w and b on the device
     scenario: str
+    seed: int
     report: dict[str, Any]
 
     def time(self, effort: Effort) -> Samples:
@@ -79,17 +80,14 @@ class Cell:
 
     def judge(self, samples: Samples) -> Any:
         """The verdict on the outputs of timed calls, and on what those calls did to their inputs."""
-        from convzoo.reference import Verdict, judge, magnitude, oracle, snapshot
+        from convzoo.reference import Verdict, judge, known_once, snapshot
 
         verdict, backend = Verdict(False, "no timed call returned an output"), self.kernel.backend
-        p, known = self.problem, {}
+        p, accuracy = self.problem, self.kernel.accuracy
         for output in samples.outputs:
-            data = self.host[output.turn]
-            if output.turn not in known:
-                known[output.turn] = oracle(p, *data), magnitude(p, *data)
+            known = known_once(_turn, p, self.seed, output.turn)
             home = snapshot(backend, output.y) if output.copy is None else output.copy
-            like = {"accuracy": self.kernel.accuracy, "known": known[output.turn]}
-            verdict = judge(home, p, *data, **like)
+            verdict = judge(home, p, *self.host[output.turn], accuracy=accuracy, known=known)
             if not verdict.ok:
                 return Verdict(False, "the timed output is wrong: " + verdict.why)
         for x, (want, _, _) in zip(self.inputs, self.host, strict=True):
@@ -154,9 +152,8 @@ def prepare_cell(name: str, problem: str, scenario: str, seed: int, path: str | 
     if not verdict.ok:
         raise Wrong(f"{verdict.why}; repeat: {repeat(name, problem, seed)}")
     backend = kernel.backend
-    _, w, b = inputs(p, seed + 2)
-    host = [(inputs(p, seed + 3 + i)[0], w, b) for i in range(ROTATING)]
-    w, b = backend.to_device(w), None if b is None else backend.to_device(b)
+    host = [_turn(p, seed, turn) for turn in range(ROTATING)]
+    w, b = (None if a is None else backend.to_device(a) for a in host[0][1:])
     xs = [backend.to_device(x) for x, _, _ in host]
     run, pack = plan.run, plan.pack
     begin = perf_counter()
@@ -178,7 +175,14 @@ def prepare_cell(name: str, problem: str, scenario: str, seed: int, path: str | 
         "algorithm": kernel.algorithm,
         "error": {k: v for k, v in asdict(verdict).items() if k not in ("ok", "why")},
     }
-    return Cell(kernel, p, plan, calls[scenario], xs, host, (w, b), scenario, report)
+    return Cell(kernel, p, plan, calls[scenario], xs, host, (w, b), scenario, seed, report)
+
+
+def _turn(p: Any, seed: int, turn: int) -> tuple[Any, Any, Any]:
+    """x, w and b of one turn of a timing; w and b are the same in all."""
+    from convzoo.reference import inputs
+
+    return inputs(p, seed + 3 + turn)[0], *inputs(p, seed + 2)[1:]
 
 
 def _first_call(backend: Any, plan: Any, data: tuple) -> float:
