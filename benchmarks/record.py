@@ -54,7 +54,7 @@ class Record:
     def add(self, line: dict[str, Any]) -> None:
         if line["kind"] == "end":
             line = line | {"sha256": self._digest.hexdigest()}
-        text = json.dumps(line, allow_nan=False) + "\n"
+        text = json.dumps(_short(line), allow_nan=False) + "\n"
         self._digest.update(text.encode())
         self._file.write(text)
         self._file.flush()
@@ -63,6 +63,15 @@ class Record:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a full disk fails here again; add has told of it
             self._file.close()
+
+
+def _short(value: Any) -> Any:
+    """The same with six digits of every float: more than any time has, and half of the bytes."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _short(inner) for key, inner in value.items()}
+    return [_short(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _locked(file: Any) -> bool:
