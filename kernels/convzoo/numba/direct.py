@@ -9,7 +9,7 @@ Idea     The sum of one output is a chain of additions, but the sums of many out
          in where it begins. A run crosses row ends; the few pixels in between are computed and dropped.
          The sums of a tile of pixels stay in L1 until all taps are in.
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,C/G,R,S] → y[N,K,P,Q] or [N,P,Q,K]   float32, float64
-         inside: sheets[N,C,columns,rows,width], w[G,blocks,taps,4] made by pack, sums[4,1024]
+         inside: sheets[N,C,columns,rows,width], w[G,blocks,taps,4] made by pack, sums[4,256]
 Threads  Numba's, twice: over the rows of the sheets, then over tiles × blocks of four channels, without
          the interpreter lock. Small problems stay on the calling thread
 Cost     FLOP   2·N·K·P·width·C/G·R·S                 width = Q + (S-1)·dilation/stride
@@ -31,7 +31,9 @@ from convzoo.numba import _memory
 from convzoo.plan import Plan
 from convzoo.problem import Conv2d
 
-TILE = 1024  # float32 pixels at most, 512 float64: four rows of sums take 16 KB of L1
+# Pixels of float32 at most, half as many float64: four rows of sums take 4 KB of L1. Rows of 1024 were 4 %
+# faster in some processes and half as fast in one of four, by where the system had placed their pages.
+TILE = 256
 LANES = 16  # a tile is a multiple of this, so that vectors of up to 16 lanes leave no remainder
 ROW = TILE + LANES  # from one row of sums to the next: whole multiples of 4 KB would share cache sets
 BLOCK = 4  # output channels; times six taps these are 24 weights, of 32 vector registers
