@@ -168,14 +168,16 @@ def from_onnx(path: Path, inputs: Sequence[tuple[int, ...]]) -> Trace:
     """Read the graph, infer shapes, and collect its Conv nodes; nothing is run."""
     path.stat()  # a file that is missing is said to be, also where onnx is
     import onnx
+    import onnx.inliner
     from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load(str(path), load_external_data=False)
     except DecodeError:
         raise ValueError(f"{path}: is no ONNX file") from None
-    graph = model.graph
-    _set_inputs(path, graph, inputs)
+    if model.functions:  # of the model's own, whose nodes run where they are called
+        model = onnx.inliner.inline_local_functions(model)
+    _set_inputs(path, model.graph, inputs)
     model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     graph = model.graph
     found = Trace(path.name)

@@ -226,6 +226,29 @@ def test_auto_pad_gives_the_sizes_that_onnx_infers(tmp_path, size, auto):
     assert bottom - top in more and right - left in more
 
 
+def test_convolutions_inside_of_local_functions_are_seen(tmp_path):
+    """Exporters make a function of each kind of module; its nodes run as often as it is called."""
+    onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'convzoo[onnx]'")
+
+    def nodes(node):
+        return [
+            node("Block", ["x", "w"], ["a"], domain="mine"),
+            node("Block", ["a", "w"], ["b"], domain="mine"),
+        ]
+
+    path = graph(tmp_path, nodes, ("b",), {"w": (4, 4, 3, 3)}, size=(1, 4, 17, 18))
+    model = onnx.load(str(path))
+    inner = [
+        onnx.helper.make_node("Conv", ["v", "f"], ["t"], pads=[1, 1, 1, 1]),
+        onnx.helper.make_node("Relu", ["t"], ["u"]),
+    ]
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model.functions.append(onnx.helper.make_function("mine", "Block", ["v", "f"], ["u"], inner, opset))
+    model.opset_import.append(onnx.helper.make_opsetid("mine", 1))
+    onnx.save(model, str(path))
+    assert counts(trace(str(path), [])) == {"n1c4h17w18k4r3s3-p1-nobias": 2}
+
+
 def test_what_is_no_onnx_file_is_said(tmp_path):
     pytest.importorskip("onnx", reason="needs onnx: pip install 'convzoo[onnx]'")
     (tmp_path / "net.onnx").write_bytes(b"\xff\xffnothing")
