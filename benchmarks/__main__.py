@@ -1,7 +1,8 @@
 """``python -m benchmarks``: what can be asked of the kernels; ``--help`` lists the verbs.
 
-Exit codes: 0 fine; 1 an output was wrong, or with regress slower; 2 something failed to run, or nothing
-could run; 3 wrong usage; 130 ended by Ctrl-C, with everything that was finished kept.
+Exit codes: 0 fine; 1 an output was wrong, or with regress slower, or with reproduce not as published;
+2 something failed to run, or nothing could run; 3 wrong usage; 130 ended by Ctrl-C, with everything that was
+finished kept.
 """
 
 from __future__ import annotations
@@ -125,6 +126,17 @@ def parser() -> Parser:
         help="shape of an input, in their order; a torch module needs it, an ONNX file may",
     )  # fmt: skip
     p.add_argument("--out", metavar="FILE.json", help="default: named after the network, here")
+
+    p = verb("reproduce", "are published times so here? random cells of a record, measured again")
+    p.add_argument(
+        "records", nargs="+", metavar="RECORDS", help="files or folders, as reports/records/MACHINE"
+    )
+    p.add_argument("--cells", type=int, metavar="N", default=20, help="how many to draw; default: 20")
+    p.add_argument(
+        "--seed", type=int, help="of the draw, data and order; default: a new one, which is told"
+    )
+    p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0, help="for one cell")
+    p.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
     verb("doctor", "this machine: hardware, libraries, threads, what would spoil timings")
 
@@ -679,10 +691,57 @@ def trace(args: argparse.Namespace) -> int:
     return FINE
 
 
+def reproduce(args: argparse.Namespace) -> int:
+    import secrets
+
+    from . import hardware, machine_file, published, reproduced, terminal
+    from . import reproduce as room
+
+    if args.cells < 1:
+        raise ValueError(f"--cells must be at least 1, got {args.cells}")
+    facts = hardware.facts()
+    machine, seed = hardware.machine_name(facts), args.seed
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    drawn, same_class, about = published.choose(args.records, args.cells, seed, facts)
+    for text in hardware.warnings():
+        print(f"warning: {text}", file=sys.stderr)
+    if not drawn:
+        reasons = [
+            *about["notes"],
+            *(f"{n} cells: the kernel {why}" for why, n in about["left_out"].items()),
+        ]
+        print(
+            f"python -m benchmarks reproduce: nothing to measure again: {'; '.join(reasons)}",
+            file=sys.stderr,
+        )
+        return FAILED
+    with terminal.progress(len(drawn) * room.agreement.SCREENED, args.quiet or args.json) as bar:
+        run = room.Reproduction(
+            drawn, same_class, hardware.usable_cpus(), seed,
+            lambda threads: machine_file.ceilings(machine, facts, threads), args.timeout, bar,
+        )  # fmt: skip
+        run.run()
+    document = {"machine": machine, **run.document(), **about}
+    document |= {"verdict": reproduced.verdict(document), "sentence": reproduced.sentence(document)}
+    if args.json:
+        emit("reproduce", document | {"objections": reproduced.objections(document)})
+    else:
+        reproduced.show(document)
+    if run.interrupted:
+        return INTERRUPTED
+    if document["verdict"] == reproduced.DISAGREES:
+        return WRONG
+    return (
+        FINE
+        if document["verdict"] == reproduced.AGREES and not reproduced.failures(document)
+        else FAILED
+    )
+
+
 VERBS = {
     "list": list_kernels, "check": check, "compare": compare, "cost": cost, "explain": explain, "doctor": doctor,
     "machine": machine, "export": export, "gpu": gpu, "gpu-offline": gpu_offline, "selftest": selftest,
-    "regress": regress, "history": history, "trace": trace,
+    "regress": regress, "history": history, "trace": trace, "reproduce": reproduce,
 }  # fmt: skip
 
 
