@@ -42,6 +42,7 @@ class Reproduction:
     timeout: float = 120.0
     progress: Any = None
     cells: list[tuple[Published, dict[str, Any], Cell]] = field(default_factory=list)
+    asked: dict[int, int] = field(default_factory=dict)  # rounds, by id of the cell
     libraries: dict[str, dict[str, str]] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -54,7 +55,12 @@ class Reproduction:
             mine = [(line, cell) for r, line, cell in self.cells if r is record]
             self._measure(record, [cell for _, cell in mine], agreement.SCREENED)
             if self.same_class and not self.interrupted:
-                suspects = [c for line, c in mine if c.status == "ok" and self._suspicious(line, c)]
+                all_off = abs(self._drift(record)) > agreement.MARGIN  # more rounds tell a busy hour
+                suspects = [
+                    cell
+                    for line, cell in mine
+                    if cell.status == "ok" and (all_off or self._suspicious(line, cell))
+                ]
                 self._measure(record, suspects, agreement.CONFIRMED)
             if self.interrupted:
                 return
@@ -67,6 +73,7 @@ class Reproduction:
         """Rounds of these cells up to so many, with the record's own sampling."""
         if not cells:
             return
+        self.asked |= {id(cell): rounds for cell in cells}
         threads = self.threads_for(record)
         preset = Preset(Effort(**record.header["sampling"]["effort"]), (rounds, rounds), math.inf)
         with tempfile.TemporaryDirectory() as folder:
@@ -106,10 +113,10 @@ class Reproduction:
         return document
 
     def _drift(self, record: Published) -> float:
-        """What the cells of one record share, from the rounds that all of them have."""
+        """What the cells of one record share."""
         bests = []
         for r, line, cell in self.cells:
-            here = list(cell.medians.values())[: agreement.SCREENED]
+            here = list(cell.medians.values())
             if r is record and cell.status == "ok" and here:
                 bests.append(agreement.shift(line["round_seconds"], here).best)
         return agreement.drift(bests) if self.same_class else 0.0
@@ -148,8 +155,8 @@ class Reproduction:
             return found | {"verdict": "ok"}
         shift = agreement.shift(line["round_seconds"], values)
         verdict = agreement.verdict(shift, shared)
-        asked = agreement.CONFIRMED if self._suspicious(line, cell) else agreement.SCREENED
-        if len(values) < asked and not cell.settled():
+        enough = self.asked[id(cell)] if verdict == agreement.INSIDE else agreement.CONFIRMED
+        if len(values) < enough and not cell.settled():
             verdict = "unfinished"
         faster, slower = (math.exp(v) if math.isfinite(v) else None for v in shift.visible())
         limits = {
