@@ -29,6 +29,7 @@ ACCURACIES = ("elementwise", "normwise", "tf32", "half")
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 TINY = {"float32": 2.0**-126, "float64": 2.0**-1022, "float16": 2.0**-24, "bfloat16": 2.0**-126}
 WIDEST = {"float32": 4095, "float64": 2**30 - 1, "float16": 2047, "bfloat16": 255}
+CHUNK_BYTES = 2**21  # of sums of the oracle; with what is added to them they stay in cache
 ACCUMULATOR = {"float16": "float32", "bfloat16": "float32"}  # what sums are kept in
 EXACT_TAPS = {"float32": 4000, "float64": 2**22, "float16": 4000, "bfloat16": 4000}
 
@@ -117,12 +118,15 @@ def correlate(p: Conv2d, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     G, P, Q = p.groups, p.P, p.Q
     grouped = np.asarray(w, np.float64).reshape(G, p.K // G, p.C // G, p.R, p.S)
     y = np.zeros((p.N, G, p.K // G, P * Q))
-    for r in range(p.R):
-        for s in range(p.S):
-            h, v = r * p.dilation[0], s * p.dilation[1]
-            h_end, v_end = h + (P - 1) * p.stride[0] + 1, v + (Q - 1) * p.stride[1] + 1
-            taps = x[:, :, h : h_end : p.stride[0], v : v_end : p.stride[1]]
-            y += grouped[:, :, :, r, s] @ taps.reshape(p.N, G, p.C // G, P * Q)
+    images = max(1, CHUNK_BYTES // max(1, y[:1].nbytes))
+    for n in range(0, p.N, images):
+        some, sums = x[n : n + images], y[n : n + images]
+        for r in range(p.R):
+            for s in range(p.S):
+                h, v = r * p.dilation[0], s * p.dilation[1]
+                h_end, v_end = h + (P - 1) * p.stride[0] + 1, v + (Q - 1) * p.stride[1] + 1
+                taps = some[:, :, h : h_end : p.stride[0], v : v_end : p.stride[1]]
+                sums += grouped[:, :, :, r, s] @ taps.reshape(len(some), G, p.C // G, P * Q)
     return y.reshape(p.N, p.K, P, Q)
 
 
