@@ -97,6 +97,7 @@ def parser() -> Parser:
         "--scenario", choices=("packed", "eager"), default="packed", help="default: %(default)s"
     )
     p.add_argument("--layout", choices=("nchw", "nhwc"), help="default: as the problems say")
+    p.add_argument("--batch", type=natural, metavar="N", help="default: as the problems say")
     p.add_argument("--machine", metavar="NAME", help="default: each that has records")
     p.add_argument(
         "--records", type=Path, metavar="DIR", default=ROOM / "records", help="default: reports/records"
@@ -229,7 +230,7 @@ def pick(args: argparse.Namespace) -> int:
         raise Unreadable(f"{args.records} holds no record: python -m benchmarks compare makes one")
     if args.machine not in (None, *names):
         raise Unreadable(f"there is no record of machine {args.machine}; there are {', '.join(names)}")
-    wanted = wish(args.problems, found.runs, args.accuracy, args.scenario, args.layout)
+    wanted = wish(args.problems, found.runs, args.accuracy, args.scenario, args.layout, args.batch)
     answers = [answer(run, wanted) for run in found.runs if args.machine in (None, run.machine)]
     if args.json:
         asked = {k: getattr(wanted, k) for k in ("word", "accuracy", "scenario")}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from . import evidence, standing
 from .cells import Cell, Run
-from .limits import problem_of
+from .limits import kind, order_of_kinds
 from .standing import GUARANTEES, Race, keeps
 
 Interval = tuple[float, float, float]  # median, low, high
@@ -20,6 +20,7 @@ class Winner:
     need: str
     kernel: str | None  # None where no such kernel ran on all of them
     guarantee: str
+    rounds: int  # that it has on every problem; an interval is over these
     speed: Interval | None  # against the baseline, geometric mean
     ties: list[str]
     ahead: Interval | None  # of the next kernel that is told apart
@@ -30,44 +31,45 @@ class Winner:
 
 @dataclass(frozen=True)
 class Group:
-    """Problems of one scenario, layout and dtype, on one device: what may be ranked together."""
+    """Problems of one scenario, layout, type and batch, on one device: what may be ranked together."""
 
     device: str
     scenario: str
-    layout: str
-    dtype: str
+    kind: str
     races: list[Race]
+    thin: list[Race]  # with too few rounds to tell anything, and so not among the races
     baseline: str | None
     winners: list[Winner] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        return f"{self.device}, {self.scenario}, {self.layout}, {self.dtype}"
+        return f"{self.device}, {self.scenario}, {self.kind}"
 
 
 def groups(run: Run) -> list[Group]:
-    found: dict[tuple[str, str, str, str], list[Race]] = {}
+    """Groups of two problems or more; where there is none, those of one."""
+    found: dict[tuple[str, str, str], list[Race]] = {}
     for scenario in run.scenarios:
         for race in standing.races(run, scenario):
-            problem = problem_of(race.problem)
-            layout, dtype = (
-                (problem.layout, problem.dtype) if problem else ("other layout", "other type")
-            )
             for device in ("cpu", "cuda", "mps"):
                 mine = [c for c in race.ranked if c.device == device]
                 if mine:
                     part = Race(race.problem, scenario, mine, [])
-                    found.setdefault((device, scenario, layout, dtype), []).append(part)
-    return [_group(run, key, races) for key, races in found.items()]
+                    found.setdefault((device, scenario, kind(race.problem)), []).append(part)
+    wide = {key: races for key, races in found.items() if len(races) > 1} or found
+    order = sorted(wide.items(), key=lambda kv: order_of_kinds(kv[1][0].problem))
+    order.sort(key=lambda kv: run.scenarios.index(kv[0][1]))
+    return [_group(run, key, races) for key, races in order]
 
 
-def _group(run: Run, key: tuple[str, str, str, str], races: list[Race]) -> Group:
+def _group(run: Run, key: tuple[str, str, str], races: list[Race]) -> Group:
+    thin = [r for r in races if max(len(c.rounds) for c in r.ranked) < evidence.FEWEST]
+    if len(thin) == len(races):
+        thin = []
+    races = [r for r in races if r not in thin]
     baseline = _baseline(run, races)
-    bare = Group(*key, races, baseline)
     needs = [g for g in GUARANTEES if any(c.accuracy == g for race in races for c in race.ranked)]
-    return Group(
-        *key, races, baseline, [winner(races, need, baseline) for need in needs] or bare.winners
-    )
+    return Group(*key, races, thin, baseline, [winner(races, need, baseline) for need in needs])
 
 
 def _baseline(run: Run, races: Sequence[Race]) -> str | None:
@@ -101,6 +103,7 @@ def winner(races: Sequence[Race], need: str, baseline: str | None) -> Winner:
             after = (rival, evidence.summary(values))
             break
         ties.append(rival)
+    rounds = len(set.intersection(*(set(r) for r in took[best]))) if best else 0
     fastest = [race.fastest(need) for race in races]
     wins: dict[str, int] = {}
     for cell in fastest:
@@ -108,8 +111,9 @@ def winner(races: Sequence[Race], need: str, baseline: str | None) -> Winner:
             wins[cell.kernel] = wins.get(cell.kernel, 0) + 1
     whole = [c.rounds for c in fastest if c]
     return Winner(
-        need, best, cells[0][best].accuracy if best else "", speed(base, took[best]) if base and best else None,
-        ties, after[1] if after else None, after[0] if after else "",
+        need, best, cells[0][best].accuracy if best else "", rounds,
+        speed(base, took[best]) if base and best else None, ties,
+        after[1] if after else None, after[0] if after else "",
         speed(base, whole) if base and len(whole) == len(races) else None,
         dict(sorted(wins.items(), key=lambda kv: (-kv[1], kv[0]))),
     )  # fmt: skip
@@ -120,13 +124,16 @@ class Bill:
     """One pass through a network with one kernel, or with the fastest one of each layer."""
 
     kernel: str  # "" for the fastest of each layer
-    seconds: Interval
+    seconds: tuple[
+        float, float | None, float | None
+    ]  # an interval only where one record holds all layers
     wins: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Network:
     name: str
+    kind: str
     scenario: str
     device: str
     need: str
@@ -147,13 +154,14 @@ class Network:
 def networks(run: Run) -> list[Network]:
     """Every network all of whose layers were timed, for each accuracy that somebody guarantees."""
     found = []
-    for name, layers in sorted(run.networks.items()):
-        for scenario in run.scenarios:
+    every = sorted(run.networks.items(), key=lambda kv: (order_of_kinds(kv[1][0][1]), kv[0]))
+    for scenario in run.scenarios:
+        for (name, sort), layers in every:
             for device in ("cpu", "cuda", "mps"):
                 for need in GUARANTEES:
                     if bills := _bills(run, layers, scenario, device, need):
                         count = sum(n for *_, n in layers)
-                        found.append(Network(name, scenario, device, need, count, bills))
+                        found.append(Network(name, sort, scenario, device, need, count, bills))
     return found
 
 
@@ -180,12 +188,15 @@ def _bill(kernel: str, parts: Sequence[tuple[int, Cell]]) -> Bill:
     total = sum(n * c.seconds for n, c in parts)
     shared = set.intersection(*(set(c.rounds) for _, c in parts))
     sums = [sum(n * c.rounds[i] for n, c in parts) for i in sorted(shared)]
-    low, high = evidence.interval(sums)[:2] if sums else (total, total)
+    low = high = None
+    if len(sums) > 1 and len({c.source for _, c in parts}) == 1:
+        low, high, _ = evidence.interval(sums)
+        low, high = min(low, total), max(high, total)
     wins: dict[str, int] = {}
     for n, c in parts:
         wins[c.kernel] = wins.get(c.kernel, 0) + n
     ordered = dict(sorted(wins.items(), key=lambda kv: (-kv[1], kv[0])))
-    return Bill(kernel, (total, min(low, total), max(high, total)), ordered)
+    return Bill(kernel, (total, low, high), ordered)
 
 
 GROUPS = {

@@ -31,6 +31,10 @@ MOST_ROUNDS, MOST_SAMPLES = 200, 100  # what is kept of a cell; more says nothin
 NEVER = "never measured"  # how a run that was interrupted says that a cell's turn did not come
 
 
+# By name and kind (layout, type, batch): layer, problem, how often it occurs in one pass.
+Networks = dict[tuple[str, str], list[tuple[str, str, int]]]
+
+
 @dataclass(frozen=True)
 class Cell:
     """One kernel on one problem in one scenario: a time with its evidence, or why there is none."""
@@ -97,9 +101,7 @@ class Run:
     sentence: str
     libraries: dict[str, dict[str, str]]
     imports: dict[str, float] = field(default_factory=dict)  # seconds, by backend
-    networks: dict[str, list[tuple[str, str, int]]] = field(
-        default_factory=dict
-    )  # layer, problem, count
+    networks: Networks = field(default_factory=dict)
     sources: list[Run] = field(default_factory=list)  # the records, where there are several
 
     def said(self, key: str, missing: str = "not recorded") -> str:
@@ -109,11 +111,11 @@ class Run:
     def machine(self) -> str:
         return self.said("machine", "machine not recorded")
 
-    @property
+    @cached_property
     def problems(self) -> list[str]:
         return list(dict.fromkeys(c.problem for c in self.cells))
 
-    @property
+    @cached_property
     def scenarios(self) -> list[str]:
         return sorted({c.scenario for c in self.cells}, reverse=True)  # packed before eager
 

@@ -2,8 +2,9 @@
 
 A race is one problem in one scenario: all kernels of a race are taken from one record, in which they were
 interleaved. It is the newest record of the machine that has the race, unless that one compared less than half
-as many kernels as the widest did: a look at two kernels must not replace a table of forty. Records of an older
-suite, whose numbers mean something else, are left out.
+as many kernels as the widest did, or has too few rounds to tell kernels apart where an older one has enough: a
+look at two kernels must not replace a table of forty. Records of an older suite, whose numbers mean something
+else, are left out.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .cells import Cell, Run
+from . import evidence
+from .cells import Cell, Networks, Run
 from .load import Glance, glance, load
 from .values import Unreadable, mapping, text
+from .wording import listed, plural
 
 ROOM = Path(__file__).resolve().parent
 Race = tuple[str, str]  # problem, scenario
@@ -45,15 +48,23 @@ def collect(records: Iterable[Path], room: Path | None = None) -> Findings:
         else:
             glances.append(one)
     suite = max((g.suite for g in glances), default=0)
-    older = [
-        f"{g.machine}, {g.name}: of suite {g.suite:g}, whose numbers mean something else than those of suite "
-        f"{suite:g}, and so not in this report"
-        for g in glances if g.suite < suite
-    ]  # fmt: skip
+    older = _older([g for g in glances if g.suite < suite], suite)
     glances = [g for g in glances if g.suite == suite]
     regressions = [] if room is None else _documents(room / "regressions", left_out)
     code = None if room is None else _document(room / "gpu_code.json", left_out)
     return Findings(_runs(glances), glances, regressions, code, left_out, older)
+
+
+def _older(glances: Sequence[Glance], suite: float) -> list[str]:
+    """One sentence for each machine and suite whose records are left out."""
+    groups: dict[tuple[str, float], list[str]] = {}
+    for g in glances:
+        groups.setdefault((g.machine, g.suite), []).append(g.name)
+    return [
+        f"{machine}, {plural(len(names), 'record')} of suite {old:g} ({listed(names)}), whose numbers mean "
+        f"something else than those of suite {suite:g}"
+        for (machine, old), names in groups.items()
+    ]
 
 
 def _looks(paths: list[Path]) -> Iterable[tuple[Path, Glance | str]]:
@@ -94,23 +105,40 @@ def _newest(group: list[Glance]) -> Run:
     sources: list[Run] = []
     for race in _in_order(widest, group):
         fit = [g for g in group if race in g.races and 2 * g.width >= widest[race]]
-        for g in fit:
-            run = loaded.setdefault(g.path, load(g.path)) if g.path not in loaded else loaded[g.path]
-            found = run.of(problem=race[0], scenario=race[1])
-            if any(c.ran for c in found) or g is fit[-1]:
-                cells += found
-                sources += [run] if run not in sources and found else []
-                break
+        run = _chosen(race, fit, loaded)
+        found = run.of(problem=race[0], scenario=race[1])
+        cells += found
+        sources += [run] if found and not any(run is s for s in sources) else []
     if not sources:  # a record without a single cell still says who tried
         sources = [load(group[0].path)]
     return _joined(sources, cells)
 
 
+def _chosen(race: Race, fit: list[Glance], loaded: dict[Path, Run]) -> Run:
+    """The newest of these records that can tell kernels apart; else the newest that has a time; else the oldest."""
+    timed = None
+    for g in fit:
+        if g.path not in loaded:
+            loaded[g.path] = load(g.path)
+        run = loaded[g.path]
+        most = max(
+            (len(c.rounds) for c in run.of(problem=race[0], scenario=race[1]) if c.ran), default=0
+        )
+        if most >= evidence.FEWEST:
+            return run
+        timed = timed or (run if most else None)
+    return timed or loaded[fit[-1].path]
+
+
 def _in_order(races: Iterable[Race], group: list[Glance]) -> list[Race]:
-    """Problems as the widest record asks for them, then all others."""
-    main = max(group, key=lambda g: (len(g.races), g.started, g.name))
-    place = {race: i for i, race in enumerate(main.races)}
-    return sorted(races, key=lambda race: (place.get(race, len(place)), race))
+    """As the records ask for them, the widest record first and then from the oldest on."""
+    wide = sorted(group, key=lambda g: (-len(g.races), g.started, g.name))
+    rest = sorted(wide[1:], key=lambda g: (g.started, g.name))
+    place: dict[Race, int] = {}
+    for g in (*wide[:1], *rest):
+        for race in g.races:
+            place.setdefault(race, len(place))
+    return sorted(races, key=lambda race: place[race])
 
 
 def _joined(sources: list[Run], cells: list[Cell]) -> Run:
@@ -119,7 +147,7 @@ def _joined(sources: list[Run], cells: list[Cell]) -> Run:
         return replace(sources[0], cells=cells, sources=sources)
     sources = sorted(sources, key=lambda run: (run.said("started"), run.name), reverse=True)
     newest = sources[0]
-    networks: dict[str, Any] = {}
+    networks: Networks = {}
     libraries: dict[str, dict[str, str]] = {}
     imports: dict[str, float] = {}
     for run in reversed(sources):

@@ -24,6 +24,7 @@ BACKENDS = {
 }  # fmt: skip
 OTHER = "#8a8f98"
 MARKS = "osD^vP*X"  # one for each problem, as long as they last
+MOST_INTERVALS = 40  # problems; of more, the intervals would be one grey band and a megabyte
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "convzoo", "svg.fonttype": "path", "font.family": "sans-serif", "font.size": 9.5,
     "text.parse_math": False, "text.color": INK, "axes.edgecolor": RULE, "axes.labelcolor": QUIET,
@@ -52,15 +53,16 @@ def figures(run: Run) -> list[Drawn]:
     with warnings.catch_warnings(), style.context("default"), rc_context(STYLE):
         warnings.filterwarnings("ignore", message="Glyph")  # a name in a script the font lacks
         for scenario in run.scenarios:
+            part, what = standing.foremost(run, scenario)
             for draw, title, caption in FIGURES:
-                figure = draw(run, scenario)
+                figure = draw(part, scenario)
                 if figure is not None:
                     file = re.sub(
                         r"[^a-z0-9]+",
                         "-",
                         f"{run.machine} {limits.threads(run)} {scenario} {draw.__name__}".lower(),
                     )
-                    words = f"{title}, {run.machine}, {scenario}"
+                    words = f"{title}, {run.machine}, {what}"
                     found.append(
                         Drawn(run, f"{file.strip('-')[-120:]}.svg", words, caption, _svg(figure))
                     )
@@ -121,9 +123,10 @@ def speeds(run: Run, scenario: str) -> Any:
                 places.setdefault((color(cell), mark), []).append((y, cell.speed))
     for (shade, mark), found in places.items():
         y, speed = [y for y, _ in found], [s for _, s in found]
-        axes.hlines(
-            y, [s[1] for s in speed], [s[2] for s in speed], color=shade, linewidth=1.3, alpha=0.45
-        )
+        if len(problems) <= MOST_INTERVALS:
+            axes.hlines(
+                y, [s[1] for s in speed], [s[2] for s in speed], color=shade, linewidth=1.3, alpha=0.45
+            )
         axes.plot([s[0] for s in speed], y, mark, color=shade, markersize=5, markeredgewidth=0)
     axes.axvline(1, color=INK, linewidth=1)
     axes.set(xscale="log", ylim=(len(kernels) - 0.4, -0.6), yticks=range(len(kernels)))
@@ -226,7 +229,7 @@ def accuracy(run: Run, scenario: str) -> Any:
 
 FIGURES: list[tuple[Callable[[Run, str], Any], str, str]] = [
     (speeds, "Speed against the baseline",
-     "One mark for each problem, with the interval of its speed; colours are backends."),
+     f"One mark for each problem, up to {MOST_INTERVALS} with the interval of its speed; colours are backends."),
     (roofline, "How far from the limit",
      "One mark for each kernel on each problem, large for the fastest of the strongest guarantee; lines are "
      "ceilings measured on this machine with as many threads. FLOP are those of the definition, so the hollow "

@@ -11,7 +11,9 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from .cells import SHORTEST, Cell, Run, against, assemble
+from .cells import SHORTEST, Cell, Networks, Run, against, assemble
+from .evidence import FEWEST
+from .limits import kind
 from .values import Unreadable, mapping, number, sequence, text
 
 SCHEMA, VERSION = "convzoo.record/", 1
@@ -53,7 +55,8 @@ class Glance:
     header: dict[str, Any]
     races: dict[tuple[str, str], None]  # (problem, scenario), in order
     width: int  # how many kernels it was asked for
-    times: dict[tuple[str, str, str], tuple[float, str]]  # cell -> seconds, fingerprint as JSON
+    # cell -> seconds, fingerprint as JSON, and the ends of the interval where there are rounds enough for one
+    times: dict[tuple[str, str, str], tuple[float, str, tuple[float, float] | None]]
 
     @property
     def name(self) -> str:
@@ -98,18 +101,20 @@ def glance(path: Path) -> Glance:
         seconds = number(line.get("seconds"), above=SHORTEST)
         if line.get("status") == "ok" and seconds is not None:
             marks = mapping(line.get("fingerprint"))
-            times[kernel, problem, scenario] = seconds, intern(in_order(marks))
+            low, high, rounds = (number(line.get(k), above=0) for k in ("low", "high", "rounds"))
+            ends = (low, high) if low and high and (rounds or 0) >= FEWEST else None
+            times[kernel, problem, scenario] = seconds, intern(in_order(marks)), ends
     return Glance(path, header, races, len(kernels), times)
 
 
-def _networks(header: dict[str, Any]) -> dict[str, list[tuple[str, str, int]]]:
-    """The networks all of whose layers the record was asked for: (layer, problem, how often)."""
-    found: dict[str, list[tuple[str, str, int]]] = {}
+def _networks(header: dict[str, Any]) -> Networks:
+    """The networks all of whose layers the record was asked for, by their name and kind."""
+    found: Networks = {}
     for name, layers in mapping(header.get("networks")).items():
         rows = [row for row in sequence(layers) if isinstance(row, list) and len(row) == 3]
         told = [(text(a), text(b), int(number(n, above=0) or 1)) for a, b, n in rows]
         if told:
-            found[text(name)] = told
+            found[text(name), kind(told[0][1])] = told
     return found
 
 

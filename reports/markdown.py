@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import regressions, tables, views
+from . import regressions, standing, tables, views
 from . import wording as say
 from .cells import Run
 from .collect import Findings
@@ -15,6 +15,7 @@ from .figures import Drawn
 from .values import Unreadable
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+MOST_ROWS = 80
 LONGEST = 60_000  # characters; a comment on a pull request holds 65,536
 MARKED = re.compile(r"([\\`*_\[\]#|~>$])")
 
@@ -53,13 +54,14 @@ def report(
     parts += [f"Not in this report: {plain(words)}." for words in found.older[:20]]
     if not found.runs:
         parts.append("There is no record yet: `python -m benchmarks compare` writes the first one.")
-    whole, length = [], 0
-    for part in parts:
-        length += len(part) + 2
-        if length > LONGEST:
-            whole.append("The rest is too long for this page; the HTML page has it.")
-            break
-        whole.append(part)
+    whole, length, dropped = [], 0, False
+    for part in parts:  # what does not fit is left out, and shorter parts behind it are not
+        fits = length + len(part) + 2 <= LONGEST
+        length += (len(part) + 2) * fits
+        whole += [part] if fits else []
+        dropped = dropped or not fits
+    if dropped:
+        whole.append("Some of it is too long for this page; the HTML page has it.")
     return "\n\n".join(whole) + "\n"
 
 
@@ -75,41 +77,7 @@ def _alarms(view: dict[str, Any]) -> list[str]:
 
 def _machine(run: Run, view: dict[str, Any], drawn: Sequence[Drawn]) -> list[str]:
     parts = [f"## {plain(view['label'])}", line(view)]
-    for group in view["headlines"]:
-        head = [
-            "accuracy",
-            "fastest over all",
-            f"against {code(group['baseline'])}",
-            "how sure",
-            "choosing for each problem",
-        ]
-        rows = [
-            [f"at least {row['need']}", code(row["kernel"]) if row["kernel"] else plain(row["words"]),
-             row["speed"] or say.NOTHING,
-             _sure(row) if row["kernel"] else "",
-             plain(row["choice"]) or "no gain beyond the intervals"]
-            for row in group["lines"]
-        ]  # fmt: skip
-        parts += [
-            f"### Fastest over all {group['problems']}: {plain(group['name'])}",
-            _table(head, rows),
-        ]
-    for net in view["networks"]:
-        head = [
-            "accuracy",
-            "fastest on every layer",
-            "one pass",
-            "choosing for each layer",
-            "gain",
-            "made of",
-        ]
-        rows = [
-            [f"at least {r['need']}", code(r["kernel"]) if r["kernel"] else say.NOTHING, r["time"], r["mixed"],
-             r["gain"], plain(r["used"])]
-            for r in net["rows"]
-        ]  # fmt: skip
-        title = f"### {plain(net['title'])}: one pass, layers weighted by how often they occur"
-        parts += [title, _table(head, rows)]
+    parts += [*_answers(view), *_networks(view)]
     total = ", ".join(f"{n} {group}" for group, n, _ in view["counts"] if n)
     parts += [f"Cells: {total or 'none'}. {plain(view['noise'])}"]
     parts += [f"> {plain(notice)}" for notice in view["notices"]]
@@ -120,6 +88,50 @@ def _machine(run: Run, view: dict[str, Any], drawn: Sequence[Drawn]) -> list[str
     for scenario in run.scenarios:
         parts += [*_winners(run, view, scenario), *_matrix(run, view, scenario)]
     return parts + _reasons(view)
+
+
+def _answers(view: dict[str, Any]) -> list[str]:
+    head = [
+        "",
+        "accuracy",
+        "fastest over all",
+        "against the baseline",
+        "how sure",
+        "choosing for each problem",
+    ]
+    rows = []
+    for group in view["headlines"]:
+        without = f"; {plain(group['without'])}" if group["without"] else ""
+        what = (
+            f"{plain(group['name'])}: {group['problems']}{without}; baseline {code(group['baseline'])}"
+        )
+        for i, row in enumerate(group["lines"]):
+            rows.append([
+                "" if i else what, f"at least {row['need']}",
+                code(row["kernel"]) if row["kernel"] else plain(row["words"]), row["speed"] or say.NOTHING,
+                _sure(row) if row["kernel"] else "", plain(row["choice"]) or "no gain beyond the intervals",
+            ])  # fmt: skip
+    return ["### Fastest over all problems", _table(head, rows)] if rows else []
+
+
+def _networks(view: dict[str, Any]) -> list[str]:
+    head = [
+        "",
+        "accuracy",
+        "fastest on every layer",
+        "one pass",
+        "choosing for each layer",
+        "gain",
+        "made of",
+    ]
+    rows = [
+        ["" if i else f"{plain(net['title'])}: {plain(net['name'])}", f"at least {r['need']}",
+         code(r["kernel"]) if r["kernel"] else say.NOTHING, r["time"], r["mixed"], r["gain"], plain(r["used"])]
+        for net in view["networks"]
+        for i, r in enumerate(net["rows"])
+    ]  # fmt: skip
+    title = "### Networks: one pass, layers weighted by how often they occur"
+    return [title, _table(head, rows)] if rows else []
 
 
 def _sure(row: dict[str, Any]) -> str:
@@ -133,38 +145,41 @@ def line(view: dict[str, Any]) -> str:
 
 
 def _winners(run: Run, view: dict[str, Any], scenario: str) -> list[str]:
-    head = [
-        "problem",
-        "fastest",
-        "time",
-        f"against {code(view['baseline'])}",
-        "ahead",
-        "how sure",
-        "quicker, but weaker",
-    ]
+    part, what = standing.foremost(run, scenario)
+    base = f"against {code(view['baseline'])}"
+    head = ["problem", "fastest", "time", base, "ahead of the next", "how sure", "quicker, but weaker"]
     rows = []
-    for w in tables.winners(run, scenario):
-        name = (
-            f"{plain(w['layer'])} {code(w['problem'])}"
-            if w["layer"] != w["problem"]
-            else code(w["problem"])
-        )
-        sure = f"a tie with {say.listed([code(k) for k in w['ties']])}" if w["ties"] else "told apart"
-        if not w["ties"] and w["ahead"] == say.NOTHING:
-            sure = "no other with this guarantee"
+    for w in tables.winners(part, scenario):
+        name = (f"{plain(w['layer'])} " if w["layer"] != w["problem"] else "") + code(w["problem"])
+        sure = f"**{w['sure']}**"
+        if w["sure"] == "tie":
+            sure += f" with {say.listed([code(k) for k in w['ties']])}"
+        elif w["sure"] == "cannot tell":
+            sure += f": {say.plural(w['rounds'], 'round')}"
         rows.append([
             name, f"{code(w['kernel'])} {plain(w['guarantee'])}", w["time"], f"{w['speed']} ({w['interval']})",
             plain(w["ahead"]), sure, plain(say.listed(w["weaker"], 2)) or say.NOTHING,
         ])  # fmt: skip
-    title = (
-        f"### Fastest for each problem: {plain(view['label'])}, {plain(scenario)}, strongest guarantee"
+    title = f"### Fastest for each problem: {plain(view['label'])}, {plain(what)}, strongest guarantee"
+    words = (
+        "How sure: **told apart** by the rounds; **doubtful** where the lead is smaller than the null experiment "
+        "of this machine can see; a **tie** that the rounds cannot part; **cannot tell** from fewer than three "
+        "rounds; **alone** where no other kernel ran."
     )
-    return [title, _table(head, rows)] if rows else []
+    return [title, words, *_tables(head, rows)] if rows else []
+
+
+def _tables(head: list[str], rows: list[list[str]], right: int = 99) -> list[str]:
+    """One table, or of very many rows the first, and how many more there are."""
+    more = len(rows) - MOST_ROWS
+    words = [f"{more} more are in [cells.csv](cells.csv) and on the HTML page."] if more > 0 else []
+    return [_table(head, rows[:MOST_ROWS], right), *words]
 
 
 def _matrix(run: Run, view: dict[str, Any], scenario: str) -> list[str]:
-    found = tables.matrix(run, scenario)
-    parts = [f"### All kernels: {plain(view['label'])}, {plain(scenario)}", _rows(found)]
+    part, what = standing.foremost(run, scenario)
+    found = tables.matrix(part, scenario)
+    parts = [f"### All kernels: {plain(view['label'])}, {plain(what)}", _rows(found)]
     if found["left_out"]:
         parts.append(
             f"{found['left_out']} more problems are in [cells.csv](cells.csv) and on the HTML page."
@@ -235,8 +250,9 @@ def readme_table(runs: Sequence[Run]) -> str:
     view = views.page(run, 1)
     parts = [line(view), *(plain(notice) for notice in view["notices"])]
     for scenario in run.scenarios:
-        found = tables.matrix(run, scenario, most=5)
-        parts += [f"**{plain(scenario)}**"] if len(run.scenarios) > 1 else []
+        part, what = standing.foremost(run, scenario)
+        found = tables.matrix(part, scenario, most=5)
+        parts += [f"**{plain(what)}**"] if len(run.scenarios) > 1 or part is not run else []
         parts.append(_rows(found))
         parts += [_idle(found)] if found["idle"] else []
     parts.append(

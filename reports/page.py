@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +19,42 @@ from .timeline import Step, Track
 from .values import mapping, sequence, text
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+JOINT = re.compile(r"(?<=[/_])|(?=-)")
 SCRIPTS = ("data.js", "plot.js", "views.js", "page.js")  # one script, in this order
 MOST_ROWS = 400  # of the table of GPU code
+PARTS = (
+    ("winners", "fastest for each problem"), ("heat", "heat map"), ("table", "all cells"), ("roof", "limits"),
+    ("scaling", "scaling"), ("price", "price of accuracy"), ("cost", "start-up"), ("history", "history"),
+)  # fmt: skip
 UNITS = (
     ("speed", "speed"), ("time", "time"), ("rate", "GFLOP/s"), ("roof", "% of ceiling"), ("error", "error"),
     ("workspace", "workspace"),
 )  # fmt: skip
 
 
+def environment() -> Any:
+    """Jinja with the templates of this room and their filter; what a record says is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    found = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    found.filters["breakable"] = breakable
+    return found
+
+
 def page(
     found: Findings, shown: list[dict[str, Any]], tracks: list[Track], steps: list[Step],
     machines: dict[str, Any] | None, asv_site: str | None,
 ) -> str:  # fmt: skip
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     script = "\n".join(_asset(name) for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    return environment.get_template("report.html.j2").render(
+    return environment().get_template("report.html.j2").render(
         runs=shown,
         machines=machines, regressions=[regressions.view(r) for r in found.regressions],
         gpu_code=gpu_table(found.gpu_code), older=found.older, left_out=found.left_out,
-        asv_site=asv_site, units=UNITS,
+        asv_site=asv_site, units=UNITS, parts=PARTS,
         data=embedded(payload(found.runs, tracks, steps)), style=_asset("report.css"), script=script,
         # Only this very script may run: whatever a record smuggled in would be refused by the browser.
         policy=(
@@ -50,6 +62,13 @@ def page(
             "base-uri 'none'; form-action 'none'"
         ),
     )  # fmt: skip
+
+
+def breakable(name: str) -> Any:
+    """A kernel's or a problem's name that may go on in the next line at its joints, and not within a word."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in JOINT.split(name))
 
 
 def embedded(data: Any) -> str:

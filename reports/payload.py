@@ -90,6 +90,7 @@ def _problem(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "name": name, "layer": layer,
         "flops": found.flops if found else 0, "bytes": found.min_bytes if found else 0,
         "group": f"{found.layout}, {found.dtype}" if found else "other",
+        "batch": found.N if found else 1,
     }  # fmt: skip
 
 

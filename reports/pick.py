@@ -12,7 +12,7 @@ from typing import Any
 
 from convzoo.problem import Conv2d, read_problems
 
-from . import evidence, standing, views
+from . import evidence, limits, standing, views
 from .cells import Cell, Run
 from .standing import GUARANTEES
 from .values import Unreadable, mapping, number, sequence, text
@@ -33,17 +33,24 @@ class Wish:
     layers: list[Layer]
     accuracy: str = "elementwise"
     scenario: str = "packed"
+    flags: tuple[str, ...] = ()  # with which compare would measure the word as it was meant
 
 
-def wish(word: str, runs: Sequence[Run], accuracy: str, scenario: str, layout: str | None) -> Wish:
-    """The layers that ``word`` names: a problem, a file, or a set that a record holds."""
-    found = _layers(word, runs)
-    if layout:
-        found = [
-            replace(layer, problem=str(replace(Conv2d.parse(layer.problem), layout=layout)))
-            for layer in found
-        ]
-    return Wish(word, found, accuracy, scenario)
+def wish(
+    word: str, runs: Sequence[Run], accuracy: str, scenario: str, layout: str | None, batch: int | None
+) -> Wish:  # fmt: skip
+    """The layers that ``word`` names, a problem, a file, or a set that a record holds; layout and N replaced."""
+    changes: dict[str, Any] = {"layout": layout} if layout else {}
+    changes |= {"N": batch} if batch is not None else {}
+    found = [
+        replace(layer, problem=str(replace(known, **changes)))
+        if (known := limits.problem_of(layer.problem))
+        else layer
+        for layer in _layers(word, runs)
+    ]
+    flags = [f for key, name in (("layout", "--layout"), ("N", "--batch")) if key in changes
+             for f in (name, str(changes[key]))]  # fmt: skip
+    return Wish(word, found, accuracy, scenario, tuple(flags))
 
 
 def _layers(word: str, runs: Sequence[Run]) -> list[Layer]:
@@ -76,21 +83,27 @@ def sets(runs: Sequence[Run]) -> dict[str, list[Layer]]:
     found: dict[str, list[Layer]] = {}
     for run in runs:
         for source in run.sources or [run]:
-            for name, rows in source.networks.items():
-                found.setdefault(name, [Layer(*row) for row in rows])
+            for (name, _), rows in source.networks.items():
+                found.setdefault(name, [Layer(a, _plain(q), n) for a, q, n in rows])
             words = [text(w) for w in sequence(source.header.get("command"))]
             rows = [
                 row
                 for row in sequence(source.header.get("problems"))
                 if isinstance(row, list) and len(row) == 3
             ]
-            if "--batch" in words or not rows:
+            if {"--batch", "--layout"} & set(words) or not rows:
                 continue
             name = source.said("preset") if "--problems" not in words else _only(words)
             if name and "/" not in name and not name.startswith("n1"):
                 listed = [Layer(text(a), text(b), int(number(n, above=0) or 1)) for a, b, n in rows]
                 found.setdefault(name, listed)
     return found
+
+
+def _plain(problem: str) -> str:
+    """One image, NCHW: as a set is named, whatever batch and layout a record measured it with."""
+    known = limits.problem_of(problem)
+    return str(replace(known, N=1, layout="nchw")) if known else problem
 
 
 def _only(words: list[str]) -> str:
@@ -260,6 +273,7 @@ def _doubts(
     if missing:
         words = [x["problem"] for x in missing] if len(missing) < len(wanted.layers) else [wanted.word]
         command = ["python", "-m", "benchmarks", "compare", "--problems", *words[:4]]
+        command += wanted.flags if words == [wanted.word] else ()
         more = f" (and {len(words) - 4} more)" if len(words) > 4 else ""
         if wanted.scenario != "packed":
             command += ["--scenario", wanted.scenario]
@@ -308,13 +322,11 @@ def _near(
     races = {race.problem: race for race in standing.races(run, wanted.scenario)}
     found = []
     for x in missing:
-        alone = replace(Conv2d.parse(x["problem"]), N=1, bias=True)
+        known = limits.problem_of(x["problem"])
+        alone = known and replace(known, N=1, bias=True)
         for name, race in races.items():
-            if name in cells or race.best is None:
-                continue
-            try:
-                other = Conv2d.parse(name)
-            except ValueError:
+            other = limits.problem_of(name)
+            if name in cells or race.best is None or other is None:
                 continue
             if replace(other, N=1, bias=True) == alone:
                 found.append(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import evidence
 from .cells import Cell, Run
+from .limits import kind
 
 # Strongest first, each contains the one before it. Nobody wins by computing less than was asked.
 GUARANTEES = ("elementwise", "normwise", "tf32", "half")
+
+
+ENOUGH = 0.75  # of the problems: a page that shows these shows all
 
 
 def strength(cell: Cell) -> int:
@@ -80,6 +85,20 @@ class Race:
         if best is None:
             return []
         return [c for c in self.ranked if c.seconds < best.seconds and strength(c) > strength(best)]
+
+
+def foremost(run: Run, scenario: str) -> tuple[Run, str]:
+    """What fits into a figure or a table on paper: all problems, or of many kinds those of the largest; and which.
+
+    A kind is a layout, a type and a batch. A few problems of others, as a ladder over N has them, are no reason.
+    """
+    problems = list(dict.fromkeys(c.problem for c in run.of(scenario=scenario)))
+    kinds = Counter(kind(p) for p in problems)
+    most = min(kinds, key=lambda k: (-kinds[k], len(k), k), default="")
+    if kinds[most] >= ENOUGH * len(problems):
+        return run, scenario
+    cells = [c for c in run.cells if kind(c.problem) == most]
+    return replace(run, cells=cells), f"{scenario}, {most}, {kinds[most]} of {len(problems)} problems"
 
 
 def races(run: Run, scenario: str) -> list[Race]:

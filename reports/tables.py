@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import standing
+from . import evidence, standing, views
 from . import wording as say
 from .cells import Run
 from .standing import Race
@@ -18,16 +18,33 @@ def winners(run: Run, scenario: str) -> list[dict[str, Any]]:
         if best is None:
             continue
         after = race.runner_up(best.accuracy) if best.accuracy in standing.GUARANTEES else None
+        ahead = evidence.summary(evidence.speeds(after.rounds, best.rounds)) if after else None
         rows.append({
             "layer": race.layer, "problem": race.problem, "kernel": best.kernel, "guarantee": best.accuracy,
             "time": say.seconds_text(best.seconds),
             "speed": say.speed_text(best.speed[0]) if best.speed else say.NOTHING,
-            "interval": say.speed_interval(*best.speed[1:]) if best.speed else say.NOTHING,
-            "ties": [c.kernel for c in race.level],
-            "ahead": f"{say.speed_text(after.seconds / best.seconds)} of {after.kernel}" if after else say.NOTHING,
+            "interval": say.NOTHING if not best.speed else
+            "1 round" if len(best.rounds) == 1 else say.speed_interval(*best.speed[1:]),
+            "ties": [c.kernel for c in race.level], "rounds": len(best.rounds),
+            "ahead": f"{say.speed_text(ahead[0])} ({say.speed_interval(*ahead[1:])}) of {after.kernel}"
+            if after and ahead else say.NOTHING,
+            "sure": _certainty(race, len(best.rounds), ahead, views.visible(run)),
             "weaker": [f"{c.kernel} ({c.accuracy}, {say.seconds_text(c.seconds)})" for c in race.weaker],
         })  # fmt: skip
     return rows
+
+
+def _certainty(
+    race: Race, rounds: int, ahead: tuple[float, float, float] | None, visible: float | None
+) -> str:
+    """One word, as the HTML page says it; a tie's partners are told beside it."""
+    if not race.level and ahead is None:
+        return "alone"
+    if rounds < evidence.FEWEST:
+        return "cannot tell"
+    if race.level:
+        return "tie"
+    return "doubtful" if ahead and visible is not None and ahead[0] - 1 < visible else "told apart"
 
 
 def matrix(run: Run, scenario: str, most: int = 8) -> dict[str, Any]:

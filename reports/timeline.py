@@ -38,6 +38,7 @@ class Track:
     commits: list[tuple[str, str]]  # commit, date
     values: dict[Key, list[float | None]]
     fingerprints: dict[Key, list[str]] = field(default_factory=dict)
+    ends: dict[Key, list[tuple[float, float] | None]] = field(default_factory=dict)  # of intervals
     weights: dict[Key, list[float | None]] = field(default_factory=dict)  # asv's, of its own values
 
 
@@ -77,9 +78,10 @@ def _from_records(glances: Sequence[Glance]) -> list[Track]:
         track = Track(name, "compare", [(c, _date(commits[c][0])) for c in order], {})
         for at, commit in enumerate(order):
             for g in commits[commit]:  # the newest of a commit counts
-                for key, (seconds, marks) in g.times.items():
+                for key, (seconds, marks, ends) in g.times.items():
                     track.values.setdefault(key, [None] * len(order))[at] = seconds
                     track.fingerprints.setdefault(key, [""] * len(order))[at] = marks
+                    track.ends.setdefault(key, [None] * len(order))[at] = ends
         found.append(track)
     return found
 
@@ -153,8 +155,11 @@ def steps(found: Sequence[Track]) -> list[Step]:
     every: list[Step] = []
     for (i, key, values), pieces in zip(jobs, _all_levels(series), strict=True):
         track = found[i]
-        for (_, end, before), (start, _, after) in itertools.pairwise(pieces):
-            if abs(math.log(after / before)) < math.log1p(SMALLEST):
+        for one, other in itertools.pairwise(pieces):
+            (_, end, before), (start, _, after) = one, other
+            if abs(math.log(after / before)) < math.log1p(SMALLEST) or not _seen(
+                track, key, one, other
+            ):
                 continue
             marks = track.fingerprints.get(key, [""] * len(values))
             first, second = track.commits[end - 1][0], track.commits[start][0]
@@ -163,6 +168,21 @@ def steps(found: Sequence[Track]) -> list[Step]:
             )
     every.sort(key=lambda s: (-abs(math.log(s.ratio)), s.track, s.key, s.first_after))
     return every[:MOST_STEPS]
+
+
+def _seen(track: Track, key: Key, one: tuple[int, int, float], other: tuple[int, int, float]) -> bool:
+    """Whether two levels of one cell are more than two measurements that happened to differ.
+
+    Each must have lasted for two commits; where one has not, the intervals on both sides of the step must
+    lie apart. asv's own results have no rounds, and are believed as asv does.
+    """
+    if key not in track.ends:
+        return True
+    values, ends = track.values[key], track.ends[key]
+    if all(sum(v is not None for v in values[a:b]) > 1 for a, b, _ in (one, other)):
+        return True
+    first, second = ends[one[1] - 1], ends[other[0]]
+    return first is not None and second is not None and (first[1] < second[0] or second[1] < first[0])
 
 
 Series = tuple[list[float | None], list[float | None] | None]  # values, weights
@@ -187,7 +207,7 @@ def moved(before: str, after: str) -> list[str]:
     """What differs between two fingerprints, as "spills 0 -> 14"; a hash only where nothing else does."""
     a, b = (flat(mapping(json.loads(marks))) if marks else {} for marks in (before, after))
     if not a or not b or "fingerprint" in (*a, *b):  # that key says why there is none
-        return []
+        return ["no fingerprint to compare"]
     keys = [k for k in dict.fromkeys((*a, *b)) if a.get(k) != b.get(k)]
     plain = [f"{k} {a.get(k, 'none')} -> {b.get(k, 'none')}" for k in keys if "hash" not in k]
     return plain or (["other machine code, with the same counts"] if keys else [])

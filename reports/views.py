@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from . import answer, standing
+from . import answer, evidence, standing
 from . import wording as say
 from .answer import Group, Interval, Winner
 from .cells import Cell, Run
@@ -69,9 +70,11 @@ def headline(group: Group) -> dict[str, Any]:
         line = _line(w, group)
         if not lines or line["words"] != lines[-1]["words"] or line["choice"] != lines[-1]["choice"]:
             lines.append(line)
+    without = say.listed([race.layer for race in group.thin], 4)
     return {
         "name": group.name, "problems": say.plural(len(group.races), "problem"),
         "baseline": group.baseline or "no baseline", "lines": lines,
+        "without": f"without {without}: too few rounds to tell" if without else "",
     }  # fmt: skip
 
 
@@ -81,6 +84,11 @@ def _line(w: Winner, group: Group) -> dict[str, Any]:
         words, margin = "no kernel with this guarantee ran on all of these problems", ""
     elif sure and w.ahead:
         words, margin = "", f"{say.speed_text(w.ahead[0])} ({_ends(w.ahead)}) ahead of {w.next}"
+    elif w.ties and w.rounds < evidence.FEWEST:
+        words, margin = (
+            "",
+            f"all of these problems share {say.plural(w.rounds, 'round')}, too few to tell",
+        )
     elif w.ties:
         words = ""
         margin = f"cannot be told from {say.listed(w.ties)}"
@@ -89,29 +97,32 @@ def _line(w: Winner, group: Group) -> dict[str, Any]:
         )
     else:
         words, margin = "", "no other kernel ran on all of these problems"
-    speed = "" if w.kernel is None or w.speed is None else (
-        "the baseline" if w.kernel == group.baseline else f"{say.speed_text(w.speed[0])} ({_ends(w.speed)})"
-    )  # fmt: skip
+    speed = f"{say.speed_text(w.speed[0])} ({_ends(w.speed, w.rounds)})" if w.kernel and w.speed else ""
+    if speed and w.kernel == group.baseline:
+        speed = "the baseline"
     chosen = ""
     if len(w.wins) > 1 and w.chosen and (w.speed is None or w.chosen[0] > w.speed[0]):
         who = say.listed([f"{k} on {n}" for k, n in w.wins.items()], 4)
-        chosen = f"{say.speed_text(w.chosen[0])} ({_ends(w.chosen)}): {who}"
+        chosen = f"{say.speed_text(w.chosen[0])} ({_ends(w.chosen, w.rounds)}): {who}"
     return {
         "need": w.need, "kernel": w.kernel or "", "guarantee": w.guarantee, "speed": speed,
         "sure": sure, "margin": margin, "choice": chosen, "words": words or w.kernel,
     }  # fmt: skip
 
 
-def _ends(interval: Interval) -> str:
+def _ends(interval: Interval, rounds: int = evidence.FEWEST) -> str:
+    """Both ends; of one round, that it is one, because one has no interval."""
+    if rounds == 1:
+        return "1 round"
     return f"{say.speed_text(interval[1], '')}–{say.speed_text(interval[2])}"
 
 
 def networks(found: Sequence[answer.Network]) -> list[dict[str, Any]]:
     """A table for each network, scenario and device; a weaker guarantee that buys nothing has no line."""
-    tables: dict[str, list[dict[str, Any]]] = {}
+    tables: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for n in found:
-        title = f"{n.name}, {say.plural(n.layers, 'convolution')}, {n.scenario}, {n.device}"
-        rows = tables.setdefault(title, [])
+        title = f"{n.name}, {say.plural(n.layers, 'convolution')}"
+        rows = tables.setdefault((title, f"{n.device}, {n.scenario}, {n.kind}"), [])
         one, mixed = n.single, n.mixed
         row = {
             "kernel": one.kernel if one else "", "time": _bill(one), "mixed": _bill(mixed),
@@ -120,13 +131,15 @@ def networks(found: Sequence[answer.Network]) -> list[dict[str, Any]]:
         }  # fmt: skip
         if not rows or row != {k: v for k, v in rows[-1].items() if k != "need"}:
             rows.append({"need": n.need} | row)
-    return [{"title": title, "rows": rows} for title, rows in tables.items()]
+    return [{"title": title, "name": name, "rows": rows} for (title, name), rows in tables.items()]
 
 
 def _bill(bill: answer.Bill | None) -> str:
     if bill is None:
         return say.NOTHING
-    return f"{say.seconds_text(bill.seconds[0])} ({say.time_interval(*bill.seconds[1:])})"
+    middle, low, high = bill.seconds
+    ends = f" ({say.time_interval(low, high)})" if low is not None else ""
+    return f"{say.seconds_text(middle)}{ends}"
 
 
 def record(run: Run, alarms: Sequence[Cell]) -> dict[str, Any]:
@@ -163,10 +176,17 @@ def sentences(run: Run) -> list[str]:
 
 
 def notices(run: Run) -> list[str]:
-    """What a reader must know before believing a number."""
+    """What a reader must know before believing a number; what several records say alike is said once."""
     sources = run.sources or [run]
+    said: dict[str, tuple[list[str], list[str]]] = {}
+    for r in sources:
+        for words in _notices(r):
+            all_words, names = said.setdefault(NUMBER.sub("#", words), ([], []))
+            all_words.append(words)
+            names.append(r.name)
     found = [
-        (f"{r.name}: " if len(sources) > 1 else "") + words for r in sources for words in _notices(r)
+        (f"{say.listed(names)}: " if len(sources) > 1 else "") + _spanned(words)
+        for words, names in said.values()
     ]
     if len({commit(r) for r in sources}) > 1:
         found.append(
@@ -174,6 +194,17 @@ def notices(run: Run) -> list[str]:
             "mixed with another's."
         )
     return found
+
+
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+def _spanned(sentences: Sequence[str]) -> str:
+    """Sentences that differ in their numbers alone as one, "load average 1.50 to 6.26"."""
+    columns = zip(*(NUMBER.findall(words) for words in sentences), strict=True)
+    spans = [(min(column, key=float), max(column, key=float)) for column in columns]
+    told = iter(low if low == high else f"{low} to {high}" for low, high in spans)
+    return NUMBER.sub(lambda _: next(told), sentences[0])
 
 
 def _notices(run: Run) -> list[str]:

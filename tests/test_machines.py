@@ -155,15 +155,10 @@ EVIL = "<script>alert(1)</script>|`x`"
 
 
 def test_page_and_markdown(tmp_path):
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    from reports.page import TEMPLATES
+    from reports.page import environment
 
     table = two(tmp_path, machine=EVIL, slower={("numba/direct", SEED): 3.0})
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined
-    )
-    html = environment.get_template("machines.html.j2").render(machines=table)
+    html = environment().get_template("machines.html.j2").render(machines=table)
     for words in (
         "Bigger CPU",
         "1,400",

@@ -143,6 +143,35 @@ def test_winners_are_those_of_the_records(page, made):
     assert fastest(made[1], "half") != fastest(made[1], "elementwise")
 
 
+def test_layouts_and_batches_are_chosen_apart(browser, tmp_path):
+    """Of many problems in several layouts and batches, those of one kind are shown first."""
+    paths = [
+        record(tmp_path, "m", NAMES[:4], resolve(["resnet50"], batch, layout), seed=i)
+        for i, (batch, layout) in enumerate(((1, "nchw"), (16, "nchw"), (1, "nhwc"), (16, "nhwc")))
+    ]  # fmt: skip
+    written(of_records(paths), tmp_path / "out")
+    browser.size(1366, 900)
+    browser.open(tmp_path / "out" / "report.html")
+    choose = (
+        "const n = document.getElementById(arguments[0]); n.value = arguments[1];"
+        "n.dispatchEvent(new Event('change'))"
+    )
+
+    def shown() -> list[str]:
+        return seen(browser, "#heat thead .problem code")
+
+    assert len(shown()) == 20 and all(q.startswith("n1c") and "nhwc" not in q for q in shown())
+    browser.run(choose, "batch", "16")
+    browser.run(choose, "layout", "nhwc, float32")
+    assert len(shown()) == 20 and all(q.startswith("n16c") and q.endswith("-nhwc") for q in shown())
+    assert "packed, nhwc, float32, batch 16, on m" in "".join(seen(browser, "#winners p"))
+    browser.open(tmp_path / "out" / "report.html", browser.run("return location.hash"))
+    assert all(q.endswith("-nhwc") for q in shown())  # the address keeps it
+    browser.run(choose, "batch", "all")
+    assert len(shown()) == 40
+    assert browser.errors() == []
+
+
 def test_slider_dims_kernels_that_guarantee_too_little(page):
     slide(page, 0)
     assert not seen(page, "#heat tr.below th")
@@ -154,7 +183,7 @@ def test_slider_dims_kernels_that_guarantee_too_little(page):
 
 def test_sorting_a_table(page):
     def column(i: int) -> list[str]:
-        page.run("render('table'); orders.table.all = true; render('table')")
+        page.run("render('table'); orders.table.most = 1e9; render('table')")
         return page.run(
             "return [...document.querySelectorAll('#table-table tbody tr')]"
             ".map((r) => r.cells[arguments[0]].textContent)", i

@@ -192,6 +192,21 @@ def test_layout_and_scenario(folder, asked):
     assert code == 2 and "--scenario eager" in box["cannot_tell"][0]
 
 
+def test_a_network_of_a_batch_is_asked_for_by_its_name_and_batch(folder, asked):
+    """Records of other batches and layouts do not change what a set's name means."""
+    large = [p.replace("n1", "n16") + "-nhwc" for p in PROBLEMS[:2]]
+    written(
+        folder,
+        problems=(*large, *PROBLEMS[:2]),
+        networks={"mynet": [["one", large[0], 3], ["two", large[1], 1]]},
+    )
+    assert [x["problem"] for x in asked("mynet")[1][0]["layers"]] == list(PROBLEMS[:2])
+    code, (box,), _ = asked("mynet", "--batch", "16", "--layout", "nhwc")
+    assert code == 0 and [x["problem"] for x in box["layers"]] == large and box["network"]["calls"] == 4
+    code, (box,), _ = asked("mynet", "--batch", "2", "--layout", "nhwc")
+    assert code == 2 and "--problems mynet --layout nhwc --batch 2" in box["cannot_tell"][0]
+
+
 def test_a_wrong_kernel_never_wins(folder, asked):
     rewritten(
         written(folder, faults={("numba/direct", SEED): ("wrong", "3 outputs outside the bound")}),

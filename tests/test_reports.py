@@ -10,16 +10,18 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import many_records
 import pytest
 
 from benchmarks import compare, record, summary
-from benchmarks.problems import Layer
+from benchmarks.problems import Layer, resolve
 from convzoo import Conv2d
 from reports import __main__ as command
-from reports import answer, evidence, markdown, views, wording
+from reports import answer, evidence, markdown, timeline, views, wording
 from reports.collect import collect
 from reports.load import load
 from reports.page import embedded
@@ -280,7 +282,65 @@ def test_few_rounds_cannot_tell(tmp_path):
     run = collect([written(tmp_path, rounds=2)]).runs[0]
     strict = views.page(run, 1)["headlines"][0]["lines"][0]
     assert strict["kernel"] == "numba/direct" and not strict["sure"]
-    assert strict["margin"].startswith("cannot be told from ")
+    assert strict["margin"] == "all of these problems share 2 rounds, too few to tell"
+
+
+def test_one_round_has_no_interval(tmp_path):
+    run = collect([written(tmp_path, rounds=1)]).runs[0]
+    strict = views.page(run, 1)["headlines"][0]["lines"][0]
+    assert strict["speed"].endswith("(1 round)") and "share 1 round" in strict["margin"]
+
+
+def test_a_problem_of_few_rounds_does_not_spoil_the_answer(tmp_path):
+    """It is named and left out; the others keep their intervals."""
+
+    def shortened(line):
+        few = line.get("problem") == PROBLEMS[0]
+        if few and line["kind"] == "cell":
+            line |= {"rounds": 1, "round_seconds": line["round_seconds"][:1]}
+        return None if few and line["kind"] == "round" and line["round"] else line
+
+    run = collect([rewritten(written(tmp_path), shortened)]).runs[0]
+    (group,) = views.page(run, 1)["headlines"]
+    assert (
+        group["problems"] == "2 problems"
+        and group["without"] == "without layer0: too few rounds to tell"
+    )
+    assert group["lines"][0]["sure"] and "round" not in group["lines"][0]["speed"]
+
+
+def test_batches_and_layouts_are_ranked_apart(tmp_path):
+    """And a network measured at several of them is told for each."""
+    layers = resolve(["resnet50"])[:3]
+    paths = []
+    for i, (batch, layout) in enumerate(((1, "nchw"), (16, "nchw"), (16, "nhwc"))):
+        mine = [replace(x, problem=replace(x.problem, N=batch, layout=layout)) for x in layers]
+        path = many_records.record(tmp_path, "m", many_records.kernels(4), mine, seed=i)
+        network = {"net": [[x.name, str(x.problem), x.count] for x in mine]}
+        paths.append(
+            rewritten(path, lambda x, n=network: x | {"networks": n} if x["kind"] == "run" else x)
+        )
+    view = views.page(collect(paths).runs[0], 1)
+    kinds = ["nchw, float32, batch 1", "nchw, float32, batch 16", "nhwc, float32, batch 16"]
+    assert sorted(g["name"] for g in view["headlines"]) == [f"cpu, packed, {kind}" for kind in kinds]
+    assert [n["name"] for n in view["networks"]] == [f"cpu, packed, {kind}" for kind in kinds]
+    assert [n["title"].split(",")[0] for n in view["networks"]] == ["net"] * 3
+
+
+def test_warnings_that_differ_in_a_number_are_said_once(tmp_path):
+    paths = [
+        written(tmp_path / str(i), started=f"2026-11-2{i}T00:00:00", warnings=[f"other work: load {i}.5"],
+                kernels=list(KERNELS), problems=[["a", PROBLEMS[i], 1]])
+        for i in range(3)
+    ]  # fmt: skip
+    paths = [
+        rewritten(p, lambda x, i=i: x if x.get("problem", PROBLEMS[i]) == PROBLEMS[i] else None).rename(
+            p.with_name(f"{i}.jsonl")
+        )
+        for i, p in enumerate(paths)
+    ]
+    (notice,) = views.notices(collect(paths).runs[0])
+    assert notice == "2, 1, 0: While measuring: other work: load 0.5 to 2.5"
 
 
 def test_network_time_weighs_layers(tmp_path):
@@ -477,6 +537,41 @@ def test_newest_record_of_a_race_counts(tmp_path):
     assert {c.source for c in run.cells} == {old.stem} and len(run.cells) == len(KERNELS) * len(
         PROBLEMS
     )
+
+
+def test_a_later_look_of_one_round_replaces_no_evidence(tmp_path):
+    old = written(tmp_path / "a", machine="m", started="2026-11-01T00:00:00+00:00")
+    new = written(tmp_path / "b", machine="m", rounds=1, started="2026-11-02T00:00:00+00:00")
+    (run,) = collect([old, new.rename(new.with_name("new.jsonl"))]).runs
+    assert {c.source for c in run.cells} == {old.stem}
+
+
+@pytest.mark.parametrize(
+    ("factors", "rounds", "steps"),
+    [
+        ((1, 1.5), 6, 1),  # two commits, and intervals far apart
+        ((1, 1.5), 2, 0),  # two rounds have no interval: a bad day is no step
+        ((1, 1.02), 6, 0),
+        ((1,) * 5 + (2,) * 5, 2, 1),  # both levels lasted
+    ],
+)
+def test_a_step_takes_evidence(tmp_path, factors, rounds, steps):
+    pytest.importorskip("asv", reason="steps are found by asv: pip install 'convzoo[bench]'")
+    layers = resolve(["tiny"])[:1]
+    paths = []
+    for commit, factor in enumerate(factors):
+        path = many_records.record(
+            tmp_path, "m", many_records.kernels(2), layers, commit=commit, rounds=rounds
+        )
+
+        def slowed(line, factor=factor):
+            times = {k: line[k] * factor for k in ("seconds", "low", "high") if k in line}
+            return line | times if line["kind"] == "cell" else line
+
+        paths.append(rewritten(path, slowed))
+    found = timeline.steps(timeline.tracks(collect(paths).glances, None))
+    assert len(found) == steps * 2
+    assert all(s.moved == [] for s in found)  # the same machine code: it says so
 
 
 def test_suites_never_mix(tmp_path):

@@ -9,7 +9,7 @@ const FEWEST = 3; // rounds that agree, below which no difference is called one
 function unpack(machine) {
   const columns = machine.cells;
   const kernels = columns.kernel || [];
-  const find = new Map();
+  const find = new Map(), races = new Map();
   const cells = kernels.map(function (kernel, i) {
     const get = (name) => (columns[name] ? columns[name][i] : null);
     const why = get("why");
@@ -26,11 +26,15 @@ function unpack(machine) {
       transfer: get("transfer"), first: get("first"), device: get("device"), guarantee: get("guarantee"),
       fingerprint: get("fingerprint"), machine,
     };
-    find.set(cell.scenario + "/" + cell.problem + "/" + kernel, cell);
+    const race = cell.scenario + "/" + cell.problem;
+    find.set(race + "/" + kernel, cell);
+    if (!races.has(race)) races.set(race, []);
+    races.get(race).push(cell);
     return cell;
   });
   const roofs = new Map(machine.roofs.map(([problem, rate, binds]) => [problem, { rate, binds }]));
-  return Object.assign(machine, { list: cells, find, roof: roofs });
+  for (const race of races.values()) race.sort((a, b) => a.seconds - b.seconds || DATA.kernels[a.kernel].name.localeCompare(DATA.kernels[b.kernel].name));
+  return Object.assign(machine, { list: cells, find, races, roof: roofs });
 }
 
 DATA.machines.forEach(unpack);
@@ -93,10 +97,8 @@ function verdict(s) {
 
 // All cells of one problem that guarantee enough, quickest first; those on one device only.
 function race(machine, scenario, problem, need, device) {
-  return machine.list
-    .filter((c) => c.ran && c.scenario === scenario && c.problem === problem && c.guarantee <= need)
-    .filter((c) => !device || DATA.kernels[c.kernel].device === device)
-    .sort((a, b) => a.seconds - b.seconds || DATA.kernels[a.kernel].name.localeCompare(DATA.kernels[b.kernel].name));
+  return (machine.races.get(scenario + "/" + problem) || [])
+    .filter((c) => c.ran && c.guarantee <= need && (!device || DATA.kernels[c.kernel].device === device));
 }
 
 // The fastest, those that the rounds cannot tell from it, and the first that is told apart.
@@ -186,7 +188,15 @@ function speedText(speed) {
   return (speed >= 0.0995 ? speed.toFixed(2) : Number(speed.toPrecision(2))) + "×";
 }
 
+const roundsOf = (cell) => cell.rounds.filter((v) => v !== null).length;
+
+// The interval of a cell's median; one round has none.
+function intervalText(cell) {
+  return cell.ran && roundsOf(cell) === 1 ? "1 round" : rangeText(cell.low, cell.high);
+}
+
 function speedRange(s) {
+  if (s !== null && s.n === 1 && s.mid !== 1) return "1 round";
   if (s === null || (s.low === 1 && s.high === 1)) return NOTHING;
   return speedText(s.low).slice(0, -1) + " – " + speedText(s.high);
 }

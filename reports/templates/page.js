@@ -1,7 +1,7 @@
 // The controls, the state they set, and which sections are drawn again when it changes.
 
 const by = (id) => document.getElementById(id);
-const S = { machine: DATA.machines[0], scenario: null, unit: "speed", baseline: null, need: 0, kernels: "", problems: "", cell: null };
+const S = { machine: DATA.machines[0], scenario: null, layout: null, batch: null, unit: "speed", baseline: null, need: 0, kernels: "", problems: "", cell: null };
 const SECTIONS = {
   winners: winnersView, heat: heatView, cell: cellView, table: tableView, roof: roofView, scaling: scalingView,
   price: priceView, cost: costView, history: historyView,
@@ -28,6 +28,17 @@ const watcher = new IntersectionObserver(function (entries) {
     if (entry.isIntersecting && stale.has(name)) render(name);
   }
 }, { rootMargin: "600px" });
+
+// Figures are drawn for a width.
+let wide = document.documentElement.clientWidth, waiting = null;
+addEventListener("resize", function () {
+  clearTimeout(waiting);
+  waiting = setTimeout(function () {
+    if (wide === document.documentElement.clientWidth || !DATA.machines.length) return;
+    wide = document.documentElement.clientWidth;
+    update("cell", "roof", "scaling", "price", "cost", "history");
+  }, 150);
+});
 
 addEventListener("beforeprint", () => [...stale].forEach(render));
 
@@ -64,12 +75,27 @@ function setMachine(index) {
 function setScenario(scenario) {
   S.scenario = scenario;
   const ran = [...new Set(S.machine.list.filter((c) => c.ran && c.scenario === scenario).map((c) => c.kernel))];
+  setKind();
   const names = ran.map((k) => DATA.kernels[k].name).sort();
   const held = S.baseline !== null && ran.includes(S.baseline) ? DATA.kernels[S.baseline].name : null;
   const name = held || (names.includes(S.machine.baseline) ? S.machine.baseline : names[0]);
   S.baseline = name === undefined ? -1 : kernelAt(name);
   options(by("scenario"), S.machine.scenarios.map((s) => [s, s]), scenario);
   options(by("baseline"), names.map((n) => [n, n]), name);
+}
+
+// Layout and batch: what was chosen where the machine has it; else all, or that of most problems where there are many of another.
+function setKind() {
+  const problems = [...new Set(S.machine.list.filter((c) => c.scenario === S.scenario).map((c) => c.problem))];
+  for (const [name, of] of [["layout", (p) => p.group], ["batch", (p) => String(p.batch)]]) {
+    const count = new Map();
+    for (const q of problems) count.set(of(DATA.problems[q]), (count.get(of(DATA.problems[q])) || 0) + 1);
+    const values = [...count.keys()].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+    const most = values.reduce((a, b) => (count.get(b) > count.get(a) ? b : a), values[0]);
+    if (S[name] !== "all" && !count.has(S[name])) S[name] = values.length === 1 || count.get(most) < 0.75 * problems.length ? most : "all";
+    options(by(name), [...values.map((v) => [v, v]), ["all", "all"]], S[name]);
+    by(name).parentNode.hidden = values.length < 2;
+  }
 }
 
 const MEANINGS = {
@@ -92,7 +118,7 @@ function setUnit(unit) {
 
 // The address keeps the view, so that a link shows what its sender saw.
 function remember() {
-  const told = new URLSearchParams({ m: DATA.machines.indexOf(S.machine), s: S.scenario, u: S.unit, b: S.baseline >= 0 ? DATA.kernels[S.baseline].name : "", a: DATA.guarantees[S.need], k: S.kernels, p: S.problems });
+  const told = new URLSearchParams({ m: DATA.machines.indexOf(S.machine), s: S.scenario, l: S.layout, n: S.batch, u: S.unit, b: S.baseline >= 0 ? DATA.kernels[S.baseline].name : "", a: DATA.guarantees[S.need], k: S.kernels, p: S.problems });
   for (const [key, value] of [...told]) if (!value) told.delete(key);
   try { history.replaceState(null, "", "#" + told); } catch { /* some viewers forbid it; the page works without */ }
 }
@@ -100,6 +126,8 @@ function remember() {
 function recall() {
   const told = new URLSearchParams(location.hash.slice(1));
   S.scenario = told.get("s");
+  S.layout = told.get("l");
+  S.batch = told.get("n");
   if (kernelAt(told.get("b")) >= 0) S.baseline = kernelAt(told.get("b"));
   S.need = Math.max(0, DATA.guarantees.indexOf(told.get("a")));
   S.kernels = told.get("k") || "";
@@ -143,6 +171,7 @@ function start() {
   by("problems").value = S.problems;
   by("machine").addEventListener("change", (e) => { setMachine(Number(e.target.value)); update(); });
   by("scenario").addEventListener("change", (e) => { setScenario(e.target.value); update(); });
+  for (const name of ["layout", "batch"]) by(name).addEventListener("change", (e) => { S[name] = e.target.value; update(); });
   by("baseline").addEventListener("change", (e) => { S.baseline = kernelAt(e.target.value); update(); });
   by("need").addEventListener("input", (e) => { S.need = WEAKEST - Number(e.target.value); sayNeed(); update(); });
   for (const name of ["kernels", "problems"]) by(name).addEventListener("input", (e) => { S[name] = e.target.value; update(); });

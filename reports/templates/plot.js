@@ -10,6 +10,11 @@ const COLORS = {
 const colorOf = (kernel) => COLORS[DATA.kernels[kernel].name.split("/")[0]] || "#8a8f98";
 const SHAPES = ["circle", "diamond", "square", "triangle", "cross"]; // by guarantee, strongest first
 
+// A name that may go on in the next line at its joints, and not within a word.
+function joined(words, joints) {
+  return words.split(joints).flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part]));
+}
+
 function el(tag, attributes, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes || {}))
@@ -38,6 +43,7 @@ function ticksOf(axis, low, high) {
   if (axis.ticks) return axis.ticks;
   const found = [];
   if (axis.log) {
+    if (high / low < 3) return ticksOf({}, low, high).filter((v) => v > 0);
     const short = high / low < 200, narrow = high / low < 8, every = Math.ceil(Math.log10(high / low) / 8);
     for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e++)
       for (const m of narrow ? [1, 1.5, 2, 3, 4, 6, 8] : short ? [1, 2, 5] : e % every ? [] : [1])
@@ -69,26 +75,33 @@ const PATHS = {
   cross: (r) => `M${-r},${-r}L${r},${r}M${-r},${r}L${r},${-r}`,
 };
 
-// marks: {x, y, low, high, color, shape, title, label, faint, hollow}; lines: {points, color, label, dash, faint}.
+// marks: {x, y, low, high, color, shape, title, label, faint, hollow};
+// lines: {points, color, label, dash, faint, first: the label stands at the first point}.
 function plot(options) {
-  const { x, y, marks = [], lines = [], title, wide = 860, high = 380 } = options;
+  const { x, y, marks = [], lines = [], title, high = 380 } = options;
+  const wide = Math.min(options.wide || 860, Math.max(280, document.documentElement.clientWidth - 64)); // a phone's text stays text
   const xs = [...marks.map((m) => m.x), ...lines.flatMap((l) => l.points.map((p) => p[0]))];
   const ys = [...marks.flatMap((m) => [m.y, m.low, m.high]), ...lines.flatMap((l) => l.points.map((p) => p[1]))]
     .filter((v) => v !== undefined && v !== null);
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", `0 0 ${wide} ${high}`);
   svg.setAttribute("class", "drawn");
+  svg.style.maxWidth = Math.round(1.12 * wide) + "px";
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", title);
   if (!xs.length || !ys.length) return svg;
-  const box = { left: 70, right: wide - (options.margin || 20), top: 14, bottom: high - 46 };
+  const box = { left: 70, right: wide - Math.min(options.margin || 20, 0.3 * wide), top: 14, bottom: high - 46 };
   const [x0, x1] = domain(x, xs), [y0, y1] = domain(y, ys);
   const scale = (axis, v, a, b) => (axis.log ? Math.log(v / a) / Math.log(b / a) : (v - a) / (b - a));
   const px = (v) => box.left + scale(x, v, x0, x1) * (box.right - box.left);
   const py = (v) => box.bottom - scale(y, v, y0, y1) * (box.bottom - box.top);
   const muted = { fill: "var(--muted)", fontSize: "12px" };
+  let free = -Infinity; // where the next label of the x axis may begin
   for (const v of ticksOf(x, x0, x1)) {
     draw(svg, "line", { x1: px(v), x2: px(v), y1: box.top, y2: box.bottom }, { stroke: "var(--line)" });
+    const half = 3.6 * x.text(v).length;
+    if (px(v) - half < free) continue;
+    free = px(v) + half + 6;
     draw(svg, "text", { x: px(v), y: box.bottom + 17, "text-anchor": "middle" }, muted).textContent = x.text(v);
   }
   for (const v of ticksOf(y, y0, y1)) {
@@ -103,9 +116,11 @@ function plot(options) {
     const path = line.points.map((p, i) => `${i ? "L" : "M"}${px(p[0]).toFixed(1)},${py(p[1]).toFixed(1)}`).join("");
     const style = { fill: "none", stroke: line.color || "var(--ink)", strokeWidth: line.faint ? 1 : 2, opacity: line.faint ? 0.45 : 1 };
     draw(svg, "path", { d: path, "stroke-dasharray": line.dash || "none" }, style, line.title || line.label);
-    const end = line.points[line.points.length - 1];
-    if (line.label) write(svg, taken, px(end[0]) + (line.inside ? -4 : 5), py(end[1]) + (line.inside ? -5 : 4), line.label, line.inside ? "end" : "start");
   }
+  // Names of lines from the top down, so that those that must make room stay in the order of their lines.
+  const ends = lines.filter((l) => l.label).map((l) => [l, l.points[l.first ? 0 : l.points.length - 1]]);
+  for (const [line, end] of ends.sort((a, b) => py(a[1][1]) - py(b[1][1])))
+    write(svg, taken, px(end[0]) + (line.first ? 5 : 9), py(end[1]) + (line.first ? -6 : 4), line.label, "start", [0, 13, 26, 39]);
   for (const m of [...marks].sort((a, b) => (b.faint ? 1 : 0) - (a.faint ? 1 : 0))) {
     const style = { stroke: m.color, fill: m.hollow ? "var(--panel)" : m.color, strokeWidth: 1.6, opacity: m.faint ? 0.4 : 1 };
     if (m.low && m.high) draw(svg, "line", { x1: px(m.x), x2: px(m.x), y1: py(m.low), y2: py(m.high) }, { stroke: m.color, opacity: 0.55, strokeWidth: 2 });
@@ -116,9 +131,9 @@ function plot(options) {
 }
 
 // A label where none stands yet; else it is left to the title of its mark.
-function write(svg, taken, x, y, words, anchor) {
+function write(svg, taken, x, y, words, anchor, shifts = [0, 13, -13, 26]) {
   const wide = words.length * 6.9, left = anchor === "end" ? x - wide : x;
-  for (const dy of [0, 13, -13, 26]) {
+  for (const dy of shifts) {
     const box = [left, y + dy - 11, left + wide, y + dy + 3];
     if (taken.some((t) => box[0] < t[2] && t[0] < box[2] && box[1] < t[3] && t[1] < box[3])) continue;
     taken.push(box);

@@ -1,17 +1,29 @@
 // The parts of the page that follow the controls. Each gets the state and returns what its section holds.
 
 const kernelName = (cell) => DATA.kernels[cell.kernel].name;
-const code = (words) => el("code", null, words);
+const code = (words) => el("code", null, ...joined(words, /(?<=[/_])|(?=-)/));
 
 // A problem by its layer's name, with the string that explains it.
 function problemLabel(index) {
-  const p = DATA.problems[index];
-  return p.layer === p.name ? [code(p.name)] : [p.layer + " ", el("code", { class: "shape" }, p.name)];
+  const p = DATA.problems[index], shape = (kind) => el("code", kind, ...joined(p.name, /(?=-|[hkr]\d)/));
+  return p.layer === p.name ? [shape(null)] : [...joined(p.layer, /(?<=_)/), " ", shape({ class: "shape" })];
 }
 
+// Problems of the scenario that the controls let through, in the order of the records.
 function problemsOf(S) {
   const found = new Set(S.machine.list.filter((c) => c.scenario === S.scenario).map((c) => c.problem));
-  return [...found].filter((q) => holds(DATA.problems[q].layer + " " + DATA.problems[q].name, S.problems));
+  return [...found].filter((q) => ofKind(S, q) && holds(DATA.problems[q].layer + " " + DATA.problems[q].name, S.problems));
+}
+
+function ofKind(S, q) {
+  const p = DATA.problems[q];
+  return (S.layout === "all" || p.group === S.layout) && (S.batch === "all" || String(p.batch) === S.batch);
+}
+
+// What the sections below speak of: a time or a winner never stands without it.
+function whereText(S) {
+  const batch = S.batch === "all" ? "every batch" : "batch " + S.batch;
+  return `${S.scenario}, ${S.layout === "all" ? "every layout" : S.layout}, ${batch}, on ${S.machine.label}`;
 }
 
 // Kernels of the scenario that pass the filter: enough guarantee first, then by how many problems they ran on.
@@ -77,16 +89,20 @@ function heatView(S) {
     const values = race(S.machine, S.scenario, q, WEAKEST + 1).map((c) => unit.value(c, null)).filter((v) => v !== null);
     return [q, values.length ? (unit.lower ? Math.min(...values) : Math.max(...values)) : 1];
   }));
-  const head = el("tr", null, el("th", { scope: "col" }, "kernel"), el("th", { scope: "col" }, "guarantee"),
-    el("th", { class: "n", scope: "col" }, "all problems", el("span", { class: "soft" }, "geometric mean")),
-    ...problems.map((q) => el("th", { class: "n problem", scope: "col" }, ...problemLabel(q), el("span", { class: "soft" }, flopsText(DATA.problems[q].flops)))));
-  const idle = rows.filter((r) => !r.ran && !S.machine.list.some((c) => c.kernel === r.kernel && c.scenario === S.scenario && c.group !== "skipped" && c.group !== "unreached"));
+  const head = el("tr", null, el("th", { scope: "col" }, "kernel"), el("th", { scope: "col", class: "guarantee" }, "guarantee"),
+    el("th", { class: "n", scope: "col" }, "all shown", el("span", { class: "soft below-it" }, "geometric mean")),
+    ...problems.map((q) => el("th", { class: "n problem", scope: "col" }, ...problemLabel(q), el("span", { class: "soft below-it" }, flopsText(DATA.problems[q].flops)))));
+  const failed = (kernel) => problems.some((q) => {
+    const c = S.machine.find.get(S.scenario + "/" + q + "/" + kernel);
+    return c && (c.group === "wrong" || c.group === "failed");
+  });
+  const idle = rows.filter((r) => !r.ran && !failed(r.kernel));
   const body = rows.filter((r) => !idle.includes(r)).map((row) => {
     const name = DATA.kernels[row.kernel].name;
     return el("tr", { class: row.fit ? null : "below" },
       el("th", { scope: "row" }, code(name), row.kernel === S.baseline ? el("span", { class: "soft" }, " baseline") : null,
         row.fit ? null : el("span", { class: "soft" }, " guarantees too little")),
-      el("td", { class: "soft" }, row.guarantee),
+      el("td", { class: "soft guarantee" }, row.guarantee),
       el("td", { class: "n", title: row.overall ? speedRange(row.overall) : "it did not run on all problems of the baseline" },
         row.overall ? speedText(row.overall.mid) : NOTHING,
         row.overall && row.kernel !== S.baseline && !certain(row.overall) ? el("sup", { title: "cannot tell" }, "≈") : null),
@@ -96,8 +112,9 @@ function heatView(S) {
   gridKeys(table);
   return [
     el("p", { class: "explain" }, LEGENDS[S.unit] + " ★ marks the fastest that guarantees at least ",
-      el("b", null, DATA.guarantees[S.need]), ", ☆ kernels that the rounds cannot tell from it, ≈ a speed that cannot be told from the baseline's. Hatched: no time, with the number of the reason. Press a cell for all that is known of it; arrow keys move."),
-    el("div", { class: "scroll" }, table),
+      el("b", null, DATA.guarantees[S.need]), ", ☆ kernels that the rounds cannot tell from it, ≈ a speed that cannot be told from the baseline's. Hatched: no time, with the number of the reason; without a number, the record of that problem did not ask for the kernel. Press a cell for all that is known of it; arrow keys move."),
+    el("p", { class: "explain" }, `${problems.length === 1 ? "1 problem" : problems.length + " problems"}, ${whereText(S)}.`),
+    el("div", { class: "scroll tall" }, table),
     idle.length ? el("p", { class: "soft" }, `${idle.length} ${idle.length === 1 ? "kernel" : "kernels"} had nothing to run here: `, idle.map((r) => DATA.kernels[r.kernel].name).join(", ") + ".") : null,
     notes.size ? el("ol", { class: "notes" }, ...[...notes].map(([why, n]) => el("li", { value: n }, why))) : null,
   ];
@@ -124,7 +141,7 @@ function heatCell(S, cell, result, best, notes) {
   const unsure = S.unit === "speed" && s && cell.kernel !== S.baseline && !certain(s);
   const node = el("td", {
     class: `n cell ${shade}${leads ? " best" : ""}${S.cell === cell ? " chosen" : ""}`,
-    title: label + rangeText(cell.low, cell.high) + (s ? `, ${speedRange(s)} against ${DATA.kernels[S.baseline].name} (${verdict(s)})` : ""), ...press,
+    title: label + intervalText(cell) + (s ? `, ${speedRange(s)} against ${DATA.kernels[S.baseline].name} (${verdict(s)})` : ""), ...press,
   }, leads || level ? el("span", { class: "star", "aria-label": leads ? "fastest" : "tie" }, leads ? "★" : "☆") : null,
     unit.text(cell, s), unsure ? el("sup", { title: "cannot tell" }, "≈") : null);
   node.style.setProperty("--deep", deep.toFixed(3));
@@ -149,32 +166,31 @@ function gridKeys(table) {
   });
 }
 
+// One word, and why. Told apart by its rounds is not enough where the machine was seen to differ from itself by more.
 function certainty(result) {
-  if (!result.ties.length && !result.next) return ["alone", "no other kernel with this guarantee ran"];
-  if (result.ties.length) {
-    const few = result.best.rounds.filter((v) => v !== null).length < FEWEST;
-    return ["tie", few ? `too few rounds to tell (${result.best.rounds.length})` : "the rounds cannot tell them apart"];
-  }
-  const ahead = result.next.ahead, seen = result.best.machine.visible;
-  const faint = seen !== null && ahead.mid - 1 < seen;
-  return ["told apart", `${percent(confidence(ahead.n))} from ${ahead.n} rounds` +
-    (faint ? `; but less than the null experiment of this machine can see (${percent(seen)})` : "")];
+  const n = roundsOf(result.best), names = result.ties.map((t) => kernelName(t.cell));
+  if (!names.length && !result.next) return ["alone", "no other kernel with this guarantee ran"];
+  if (n < FEWEST) return ["cannot tell", `only ${n === 1 ? "1 round" : n + " rounds"}; it takes ${FEWEST} to tell kernels apart`];
+  if (names.length)
+    return ["tie", "with " + names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "") + ": the rounds cannot tell them apart"];
+  const ahead = result.next.ahead, seen = result.best.machine.visible, rests = `${percent(confidence(ahead.n))} from ${ahead.n} rounds`;
+  if (seen !== null && ahead.mid - 1 < seen)
+    return ["doubtful", `told apart by its rounds (${rests}), but by less than this machine's null experiment can see, ${percent(seen)}`];
+  return ["told apart", rests];
 }
 
 function winnersView(S) {
   const columns = [
-    { head: "problem", node: (r) => problemLabel(r.problem), key: (r) => DATA.problems[r.problem].layer },
-    { head: "fastest", node: (r) => [code(kernelName(r.best)), r.best.guarantee < S.need ? el("span", { class: "soft" }, " " + DATA.guarantees[r.best.guarantee]) : null].filter(Boolean), key: (r) => kernelName(r.best) },
-    { head: "time", n: true, key: (r) => r.best.seconds, node: (r) => [secondsText(r.best.seconds), el("span", { class: "soft below-it" }, rangeText(r.best.low, r.best.high))] },
+    { head: "problem", class: "named", node: (r) => problemLabel(r.problem), key: (r) => DATA.problems[r.problem].layer },
+    { head: "fastest", class: "whole", node: (r) => [code(kernelName(r.best)), r.best.guarantee < S.need ? el("span", { class: "soft" }, " " + DATA.guarantees[r.best.guarantee]) : null].filter(Boolean), key: (r) => kernelName(r.best) },
+    { head: "time", n: true, key: (r) => r.best.seconds, node: (r) => [secondsText(r.best.seconds), el("span", { class: "soft below-it" }, intervalText(r.best))] },
     { head: "against the baseline", n: true, key: (r) => (r.speed ? r.speed.mid : -1),
       node: (r) => [r.speed ? speedText(r.speed.mid) : NOTHING, el("span", { class: "soft below-it" }, speedRange(r.speed))] },
-    { head: "ahead of the next", n: true, key: (r) => (r.next ? r.next.ahead.mid : -1),
-      node: (r) => (r.next ? [speedText(r.next.ahead.mid), el("span", { class: "soft below-it" }, speedRange(r.next.ahead))] : [NOTHING]) },
-    { head: "which is", node: (r) => [r.next ? code(kernelName(r.next.cell)) : NOTHING], key: (r) => (r.next ? kernelName(r.next.cell) : "") },
+    { head: "ahead of the next", class: "whole", key: (r) => (r.next ? r.next.ahead.mid : -1),
+      node: (r) => (r.next ? [`${speedText(r.next.ahead.mid)} (${speedRange(r.next.ahead)})`, el("span", { class: "soft below-it" }, "of ", code(kernelName(r.next.cell)))] : [NOTHING]) },
     { head: "how sure", key: (r) => certainty(r)[0], class: "wide", node: (r) => {
       const [word, why] = certainty(r);
-      const names = r.ties.map((t) => kernelName(t.cell));
-      return [el("b", null, word), " ", el("span", { class: "soft" }, r.ties.length ? "with " + names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "") + ": " + why : why)];
+      return [el("b", null, word), " ", el("span", { class: "soft" }, why)];
     } },
     { head: "quicker, but weaker", class: "wide", node: (r) => [r.weaker.length ? r.weaker.slice(0, 2).map((c) => `${kernelName(c)} (${DATA.guarantees[c.guarantee] || "not recorded"}, ${secondsText(c.seconds)})`).join(", ") : NOTHING], key: (r) => r.weaker.length },
   ];
@@ -187,18 +203,20 @@ function winnersView(S) {
   if (!rows.length) return [el("p", null, "No kernel that guarantees at least " + DATA.guarantees[S.need] + " was timed here.")];
   return [
     el("p", { class: "explain" }, "Among kernels that guarantee at least ", el("b", null, DATA.guarantees[S.need]),
-      `, ${S.scenario}, on ${S.machine.label}. A tie names the kernels that the rounds cannot tell from the fastest; “ahead of the next” is the ratio to the first kernel that is told apart, with its interval.`),
-    sortable("winners", columns, rows),
+      `: ${whereText(S)}. “Ahead of the next” is the ratio to the first kernel that its rounds tell from the fastest, with its interval. How sure: `,
+      el("b", null, "told apart"), " by its rounds; ", el("b", null, "doubtful"), " where this machine's null experiment, kernels timed against themselves, shows that it could not see so small a lead; a ",
+      el("b", null, "tie"), " with kernels that the rounds cannot tell from it; ", el("b", null, "cannot tell"), ` from fewer than ${FEWEST} rounds; `, el("b", null, "alone"), " where no other kernel ran."),
+    sortable("winners", columns, rows, { most: 100, cards: true }),
   ];
 }
 
 function tableView(S) {
   const columns = [
     { head: "kernel", node: (c) => [code(kernelName(c))], key: kernelName },
-    { head: "problem", node: (c) => problemLabel(c.problem), key: (c) => DATA.problems[c.problem].layer },
+    { head: "problem", class: "named", node: (c) => problemLabel(c.problem), key: (c) => DATA.problems[c.problem].layer },
     { head: "median", n: true, text: (c) => (c.ran ? secondsText(c.seconds) : c.status), key: (c) => (c.ran ? c.seconds : Infinity) },
-    { head: "interval", n: true, text: (c) => rangeText(c.low, c.high), key: (c) => c.low || Infinity },
-    { head: "rounds", n: true, text: (c) => String(c.rounds.filter((v) => v !== null).length || NOTHING), key: (c) => c.rounds.length },
+    { head: "interval", n: true, text: intervalText, key: (c) => c.low || Infinity },
+    { head: "rounds", n: true, text: (c) => String(roundsOf(c) || NOTHING), key: roundsOf },
     { head: "GFLOP/s", n: true, text: (c) => UNITS.rate.text(c), key: (c) => rate(c) || 0 },
     { head: "% of ceiling", n: true, text: (c) => percent(ofRoof(c)), key: (c) => ofRoof(c) || 0 },
     { head: "speed", n: true, text: (c) => UNITS.speed.text(c, against(S, c)), key: (c) => (against(S, c) || { mid: -1 }).mid },
@@ -218,7 +236,7 @@ function tableView(S) {
   const rows = mine.filter((c) => !c.ran || c.guarantee <= S.need);
   const hidden = mine.length - rows.length;
   return [
-    el("p", { class: "explain" }, `${rows.length} cells of ${S.machine.label}, ${S.scenario}` + (hidden ? `; ${hidden} with a weaker guarantee than ${DATA.guarantees[S.need]} are left out. ` : ". ") +
+    el("p", { class: "explain" }, `${rows.length} cells, ${whereText(S)}` + (hidden ? `; ${hidden} with a weaker guarantee than ${DATA.guarantees[S.need]} are left out. ` : ". ") +
       "Press a heading to sort, a row for its details. The controls above filter."),
     sortable("table", columns, rows, { press: choose, start: 2 }),
   ];
@@ -226,9 +244,10 @@ function tableView(S) {
 
 // A table of columns {head, text | node, key}; it remembers its order while the page lives.
 const orders = {};
-const MOST_ROWS = 25;
+const MOST_ROWS = 25; // at first; a button shows more
+const MORE_ROWS = 250; // at a time: a browser takes long to lay out thousands
 function sortable(name, columns, rows, options = {}) {
-  const order = (orders[name] = orders[name] || { column: options.start === undefined ? null : options.start, up: true, all: false });
+  const order = (orders[name] = orders[name] || { column: options.start === undefined ? null : options.start, up: true, most: options.most || MOST_ROWS });
   const keyed = (c) => c.key || c.text;
   const body = el("tbody");
   const heads = columns.map((c, i) => el("th", { class: c.n ? "n" : c.class || null, scope: "col" }, el("button", { type: "button", onclick: () => {
@@ -236,7 +255,7 @@ function sortable(name, columns, rows, options = {}) {
     order.column = i;
     fill();
   } }, c.head)));
-  const more = el("button", { type: "button", onclick: () => { order.all = true; fill(); } });
+  const more = el("button", { type: "button", onclick: () => { order.most += MORE_ROWS; fill(); } });
   function fill() {
     heads.forEach((h, i) => (order.column === i ? h.setAttribute("aria-sort", order.up ? "ascending" : "descending") : h.removeAttribute("aria-sort")));
     let sorted = rows;
@@ -245,17 +264,17 @@ function sortable(name, columns, rows, options = {}) {
       const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? (a < b ? -1 : a > b ? 1 : 0) : String(a).localeCompare(String(b)));
       sorted = rows.map((r) => [key(r), r]).sort((a, b) => (order.up ? 1 : -1) * compare(a[0], b[0])).map((r) => r[1]);
     }
-    const part = order.all ? sorted : sorted.slice(0, MOST_ROWS);
+    const part = sorted.length <= order.most + 5 ? sorted : sorted.slice(0, order.most);
     body.replaceChildren(...part.map((r) => {
       const row = el("tr", options.press ? { tabindex: "0", class: "press " + (r.group && r.group !== "ran" ? r.group : ""), onclick: () => options.press(r), onkeydown: (e) => { if (e.key === "Enter") options.press(r); } } : null);
-      columns.forEach((c, i) => row.append(el(i === 0 ? "th" : "td", { class: c.n ? "n" : c.class || null, scope: i === 0 ? "row" : null }, ...(c.node ? c.node(r) : [c.text(r)]))));
+      columns.forEach((c, i) => row.append(el(i === 0 ? "th" : "td", { class: c.n ? "n" : c.class || null, scope: i === 0 ? "row" : null, "data-label": options.cards && i ? c.head : null }, ...(c.node ? c.node(r) : [c.text(r)]))));
       return row;
     }));
-    more.textContent = `show all ${rows.length} rows`;
+    more.textContent = rows.length <= order.most + MORE_ROWS ? `show all ${rows.length} rows` : `show ${MORE_ROWS} more of ${rows.length} rows`;
     more.hidden = part.length === rows.length;
   }
   fill();
-  return el("div", null, el("div", { class: "scroll" }, el("table", { class: "sortable", id: name + "-table" }, el("thead", null, el("tr", null, ...heads)), body)), more);
+  return el("div", null, el("div", { class: "scroll" }, el("table", { class: options.cards ? "sortable cards" : "sortable", id: name + "-table" }, el("thead", null, el("tr", null, ...heads)), body)), more);
 }
 
 // --- one cell ------------------------------------------------------------------------------------
@@ -273,7 +292,7 @@ function cellView(S) {
   const best = result && result.best;
   const toBest = best && best !== c ? summary(speeds(c, best)) : null;
   const rows = [
-    ["median", `${secondsText(c.seconds)}, interval ${rangeText(c.low, c.high)} from ${c.rounds.filter((v) => v !== null).length} rounds`],
+    ["median", `${secondsText(c.seconds)}, ` + (roundsOf(c) === 1 ? "from 1 round: no interval" : `interval ${rangeText(c.low, c.high)} from ${roundsOf(c)} rounds`)],
     ["against " + DATA.kernels[S.baseline].name, s ? `${speedText(s.mid)} (${speedRange(s)}): ${verdict(s)}` : "the baseline has no time here"],
     ["the fastest that guarantees at least " + DATA.guarantees[S.need], !best ? "none" : best === c ? "this one" : `${kernelName(best)}, ${speedText(toBest.mid)} (${speedRange(toBest)}) quicker${certain(toBest) ? "" : ": the rounds cannot tell"}`],
     ["rate", `${plain(rate(c))} GFLOP/s${DATA.kernels[c.kernel].effective ? ", effective: counted by the definition's FLOP" : ""}` + (ofRoof(c) !== null ? `, ${percent(ofRoof(c))} of the ceiling (${c.machine.roof.get(c.problem).binds})` : "; no ceiling was measured for this device")],
@@ -312,46 +331,55 @@ function figure(title, words, drawing) {
 
 function roofView(S) {
   const top = S.machine.top.float32, reads = Object.entries(S.machine.reads);
-  const cells = S.machine.list.filter((c) => c.ran && c.scenario === S.scenario && rate(c) !== null && DATA.kernels[c.kernel].device === "cpu" && holds(kernelName(c), S.kernels));
+  const problems = problemsOf(S), shown = new Set(problems);
+  const cells = S.machine.list.filter((c) => c.ran && c.scenario === S.scenario && shown.has(c.problem) && rate(c) !== null && DATA.kernels[c.kernel].device === "cpu" && holds(kernelName(c), S.kernels));
   if (!top || !reads.length) return [el("p", null, "No ceilings were measured on this machine: python -m benchmarks machine measures them.")];
   if (!cells.length) return [el("p", null, "Nothing that ran on the CPU is shown.")];
   const intensity = (c) => DATA.problems[c.problem].flops / DATA.problems[c.problem].bytes;
   const xs = cells.map(intensity), x0 = Math.min(Math.min(...xs) / 2, (0.4 * top) / Math.max(...reads.map((r) => r[1]))), x1 = Math.max(...xs) * 2;
-  const winners = new Set(problemsOf(S).map((q) => race(S.machine, S.scenario, q, S.need, "cpu")[0]).filter(Boolean));
-  const lines = reads.map(([level, gb]) => ({ points: [[x0, x0 * gb], [Math.min(x1, top / gb), Math.min(top, x1 * gb)]], color: "var(--muted)", dash: level === "DRAM" ? "none" : "4 3", label: `${level} ${digits(gb)} GB/s`, inside: true, title: `reading from ${level}, measured` }));
-  lines.push({ points: [[x0, top], [x1, top]], label: `multiply-adds ${digits(top)} GFLOP/s`, inside: true, title: "measured with " + S.machine.label });
+  const winners = new Set(problems.map((q) => race(S.machine, S.scenario, q, S.need, "cpu").find((c) => cells.includes(c))).filter(Boolean));
+  const lines = reads.map(([level, gb]) => ({ points: [[x0, x0 * gb], [Math.min(x1, top / gb), Math.min(top, x1 * gb)]], color: "var(--muted)", dash: DASHES[level] || "none", title: `reading from ${level}, ${digits(gb)} GB/s, measured` }));
+  lines.push({ points: [[x0, top], [x1, top]], label: `multiply-adds ${digits(top)} GFLOP/s`, first: true, title: "measured with " + S.machine.label });
   const marks = cells.map((c) => ({
     x: intensity(c), y: rate(c), color: colorOf(c.kernel), shape: SHAPES[c.guarantee] || "cross", hollow: DATA.kernels[c.kernel].effective,
-    faint: !winners.has(c), label: winners.has(c) ? DATA.problems[c.problem].layer.slice(0, 24) : null,
+    faint: !winners.has(c), label: winners.has(c) && winners.size <= 12 ? DATA.problems[c.problem].layer.slice(0, 24) : null,
     title: `${kernelName(c)} on ${DATA.problems[c.problem].layer}: ${UNITS.rate.text(c)} GFLOP/s, ${percent(ofRoof(c))} of the ceiling`,
   }));
-  return [figure("Roofline", `Every kernel on every problem of ${S.machine.label}, ${S.scenario}; in full colour the fastest that guarantees at least ${DATA.guarantees[S.need]}. FLOP are the definition's, bytes the compulsory ones (x, w, b once, y once). Hollow marks are effective rates (Winograd, FFT). Lines: ceilings measured on this machine with as many threads, float32.`,
-    plot({ title: "roofline", x: { label: "FLOP per compulsory byte", log: true, text: digits }, y: { label: "effective GFLOP/s", log: true, text: digits }, marks, lines, high: 440 })), legend(S, cells)];
+  return [figure("Roofline", `Every kernel on every problem, ${whereText(S)}; in full colour the fastest that guarantees at least ${DATA.guarantees[S.need]}${winners.size > 12 ? " (filter problems to have them named, or point at a mark)" : ""}. FLOP are the definition's, bytes the compulsory ones (x, w, b once, y once). Hollow marks are effective rates (Winograd, FFT). Lines: ceilings measured on this machine with as many threads, float32.`,
+    plot({ title: "roofline", x: { label: "FLOP per compulsory byte", log: true, text: digits }, y: { label: "effective GFLOP/s", log: true, text: digits }, marks, lines, high: 440 })), legend(S, cells, reads)];
 }
 
-function legend(S, cells) {
+const DASHES = { L1: "1 3", L2: "5 3", L3: "10 4" };
+
+function legend(S, cells, reads = []) {
   const backends = [...new Map(cells.map((c) => [kernelName(c).split("/")[0], colorOf(c.kernel)]))].sort();
   const shapes = [...new Set(cells.map((c) => Math.min(c.guarantee, WEAKEST + 1)))].sort();
-  const mark = function (path, color, words) {
+  const mark = function (path, color, words, half = 7) {
     const svg = document.createElementNS(SVG, "svg");
-    svg.setAttribute("viewBox", "-7 -7 14 14");
-    svg.setAttribute("class", "key");
+    svg.setAttribute("viewBox", `${-half} -7 ${2 * half} 14`);
+    svg.setAttribute("class", half > 7 ? "key long" : "key");
     draw(svg, "path", { d: path }, { fill: color, stroke: color });
     return el("li", null, svg, words);
   };
   return el("ul", { class: "legend" }, ...backends.map(([name, color]) => mark(PATHS.circle(5), color, name)),
-    ...shapes.map((g) => mark(PATHS[SHAPES[g]](4.5), "var(--muted)", DATA.guarantees[g] || "not recorded")));
+    ...shapes.map((g) => mark(PATHS[SHAPES[g]](4.5), "var(--muted)", DATA.guarantees[g] || "not recorded")),
+    ...reads.map(function ([level, gb]) {
+      const item = mark("M-15,0H15", "var(--muted)", `reading from ${level}, ${digits(gb)} GB/s`, 15);
+      item.querySelector("path").setAttribute("stroke-dasharray", DASHES[level] || "none");
+      return item;
+    }));
 }
 
 const KNOBS = { N: "batch N", C: "input channels C", K: "output channels K", H: "height and width H", R: "filter size R" };
 
 function scalingView(S) {
-  const families = S.machine.families.filter((f) => f.problems.filter((q) => race(S.machine, S.scenario, q, S.need).length).length >= 3);
+  const kind = { ...S, batch: "all" }; // a family over N has all batches
+  const families = S.machine.families.filter((f) => f.problems.every((q) => ofKind(f.knob === "N" ? kind : S, q)) && f.problems.filter((q) => race(S.machine, S.scenario, q, S.need).length).length >= 3);
   if (!families.length) return [el("p", null, "No three problems of this machine differ in one letter alone; the set ladder does: python -m benchmarks compare --problems ladder.")];
   const seen = {};
   const shown = families.filter((f) => (seen[f.knob] = (seen[f.knob] || 0) + 1) <= 1);
   return [
-    el("p", { class: "explain" }, `One letter grows, all others stay. Effective GFLOP/s on ${S.machine.label}, ${S.scenario}: a kernel that scales stays level. In colour: the fastest at either end with at least ${DATA.guarantees[S.need]}, and the baseline; thin: all others.`),
+    el("p", { class: "explain" }, `One letter grows, all others stay. Effective GFLOP/s, ${whereText(S)}: a kernel that scales stays level. In colour: the fastest at either end with at least ${DATA.guarantees[S.need]}, and the baseline; thin: all others.`),
     el("div", { class: "two" }, ...shown.map((family) => scalingFigure(S, family))),
   ];
 }
@@ -382,7 +410,7 @@ function priceView(S) {
     return score > 0 ? { x: row.overall.mid, y: score, color: colorOf(row.kernel), shape: SHAPES[mine[0].guarantee] || "cross", faint: !row.fit, label: DATA.kernels[row.kernel].name, title: `${DATA.kernels[row.kernel].name} (${row.guarantee}): ${speedText(row.overall.mid)}, error ${digits(score)} u·A`, cell: mine[0] } : null;
   }).filter(Boolean);
   if (marks.length < 2) return [el("p", null, "Fewer than two kernels ran on all problems of the baseline with an error that was recorded. Filter problems to compare kernels that run on some only.")];
-  return [figure("Error against speed", `What accuracy costs on ${S.machine.label}, ${S.scenario}: geometric mean of the speed over the problems shown, against the largest error of all of them, in units of u·A. Low and to the right is better; pale: guarantees less than ${DATA.guarantees[S.need]}. Only kernels that ran on every problem shown stand here; a filter of problems lets others in.`,
+  return [figure("Error against speed", `What accuracy costs, ${whereText(S)}: geometric mean of the speed over the problems shown, against the largest error of all of them, in units of u·A. Low and to the right is better; pale: guarantees less than ${DATA.guarantees[S.need]}. Only kernels that ran on every problem shown stand here; a filter of problems lets others in.`,
     plot({ title: "error against speed", high: 420, margin: 60, x: { label: "speed against " + DATA.kernels[S.baseline].name, log: true, text: speedText, include: 1 }, y: { label: "largest error, u·A", log: true, text: digits }, marks,
       lines: [] })), legend(S, marks.map((m) => m.cell))];
 }
@@ -463,14 +491,14 @@ function historyView(S) {
   if (!DATA.history.length) return [el("p", null, "No machine has been measured at two commits yet: there is no history to show. asv's detector is deaf to small steps in short series; python -m benchmarks regress is the gate.")];
   const rows = DATA.steps.filter((d) => holds(DATA.kernels[d[1]].name, S.kernels) && holds(DATA.problems[d[2]].layer + " " + DATA.problems[d[2]].name, S.problems));
   const columns = [
-    { head: "commits", node: (d) => [code(`${d[4].slice(0, 8)}..${d[5].slice(0, 8)}`)], key: (d) => DATA.history[d[0]].commits.findIndex((c) => c[0] === d[5]) },
+    { head: "commits", node: (d) => [el("code", { class: "word" }, `${d[4].slice(0, 8)}..${d[5].slice(0, 8)}`)], key: (d) => DATA.history[d[0]].commits.findIndex((c) => c[0] === d[5]) },
     { head: "kernel", node: (d) => [code(DATA.kernels[d[1]].name)], key: (d) => DATA.kernels[d[1]].name },
-    { head: "problem", node: (d) => problemLabel(d[2]), key: (d) => DATA.problems[d[2]].layer },
+    { head: "problem", class: "named", node: (d) => problemLabel(d[2]), key: (d) => DATA.problems[d[2]].layer },
     { head: "scenario", text: (d) => d[3] },
     { head: "before", n: true, text: (d) => secondsText(d[6]), key: (d) => d[6] },
     { head: "after", n: true, text: (d) => secondsText(d[7]), key: (d) => d[7] },
     { head: "change", n: true, text: change, key: (d) => d[7] / d[6] },
-    { head: "fingerprint that moved", text: (d) => (d[8].length ? d[8].join("; ") : DATA.history[d[0]].method === "compare" ? "none: the same code ran" : "asv records none") },
+    { head: "fingerprint that moved", text: (d) => (d[8].length ? d[8].join("; ") : DATA.history[d[0]].method === "compare" ? "none: the same machine code ran, so suspect the machine" : "asv records none") },
     { head: "machine, method", text: (d) => `${DATA.history[d[0]].machine}, ${DATA.history[d[0]].method}` },
   ];
   const host = el("div", { id: "timeline" });
@@ -478,7 +506,7 @@ function historyView(S) {
   if (rows.length) show(rows[0]);
   const commits = Math.max(...DATA.history.map((t) => t.commits.length + t.left_out));
   return [
-    el("p", { class: "explain" }, `${DATA.steps.length} steps in at most ${commits} commits, found by asv's detector, which is deaf to small ones: python -m benchmarks regress is the gate. Press a step for its timeline; a cell's own timeline stands beside its samples.`),
+    el("p", { class: "explain" }, `${DATA.steps.length} steps in at most ${commits} commits, found by asv's detector, which is deaf to small ones: python -m benchmarks regress is the gate. Press a step for its timeline; a cell's own timeline stands beside its samples. Runs of different commits were not interleaved: where no fingerprint moved, the machine itself may have changed.`),
     rows.length ? sortable("steps", columns, rows, { press: show }) : el("p", null, "No step was found."), host,
   ];
 }
