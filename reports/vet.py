@@ -30,6 +30,7 @@ SCENARIOS = ("packed", "eager")
 # system: those change on one machine, and each record holds its own.
 IDENTITY = ("cpu", "microarchitecture", "cpu_family_model", "vector", "usable_cpus", "caches", "arch")
 MEMORY = 1.1  # how far two readings of one memory's size may lie apart
+DIGITS = 1e-5  # a record keeps six digits of what it rounds and of what it computes from it
 Key = tuple[str, str, str]
 
 
@@ -266,7 +267,7 @@ def _check_cell(
         want |= dict(zip(("vs_baseline", "vs_baseline_low", "vs_baseline_high"), speeds, strict=True))
     for name, value in want.items():
         said = number(line.get(name))
-        if said is None or abs(said - value) > 1e-9 * abs(value):
+        if said is None or abs(said - value) > DIGITS * abs(value):
             raise Refused(
                 f"{_where(key)} says {name} {text(line.get(name), 'nothing')}, and its rounds say {value:.6g}: "
                 "it was changed after it was measured"
