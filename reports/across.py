@@ -263,6 +263,9 @@ def _kernels(
                 "rank": rank, "rate_text": say.plain(cell["rate"]),
                 "share_text": f"{cell['share']:.0%}" if cell["share"] is not None else "not measured",
             }  # fmt: skip
+    rows = [
+        row for row in rows if any(row["cells"])
+    ]  # FLOP of a problem may be unknown, and so its rates
     for row in rows:
         ranks = {cell["rank"] for cell in row["cells"] if cell}
         row["moves"] = len(ranks) > 1

@@ -258,12 +258,9 @@ def _flops(problem: str) -> float | None:
         return None
 
 
-def against(cell: Cell, baseline: str | None, cells: list[Cell]) -> Cell:
-    """The cell with its speed against the baseline, from rounds where the record does not say it."""
-    if not cell.ran or cell.speed is not None or baseline is None:
+def against(cell: Cell, rival: Cell | None) -> Cell:
+    """The cell with its speed against a baseline of the same race, from their rounds."""
+    if not cell.ran:
         return cell
-    like = (baseline, cell.problem, cell.scenario)
-    rival = next((c for c in cells if (c.kernel, c.problem, c.scenario) == like and c.ran), None)
-    if rival is None:
-        return cell
-    return replace(cell, speed=evidence.summary(evidence.speeds(rival.rounds, cell.rounds)))
+    rounds = evidence.speeds(rival.rounds, cell.rounds) if rival and rival.ran else []
+    return replace(cell, speed=evidence.summary(rounds))

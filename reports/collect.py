@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import evidence
-from .cells import Cell, Networks, Run
+from .cells import Cell, Networks, Run, against
 from .load import Glance, glance, load
 from .values import Unreadable, mapping, text
 from .wording import listed, plural
@@ -156,10 +156,20 @@ def _joined(sources: list[Run], cells: list[Cell]) -> Run:
         imports |= run.imports
     baselines = [run.baseline for run in sources if run.baseline]
     baseline = max(baselines, key=baselines.count, default=None)
+    other = {run.name: run for run in sources if run.baseline != baseline}
+    cells = [_rebased(c, other[c.source], baseline) if c.source in other else c for c in cells]
     return replace(
         newest, cells=cells, sources=sources, networks=networks, libraries=libraries, imports=imports,
         baseline=baseline, sentence=newest.sentence,
     )  # fmt: skip
+
+
+def _rebased(cell: Cell, source: Run, baseline: str | None) -> Cell:
+    """The cell against the baseline of all records, where its own had another; no speed where that did not run."""
+    rivals = (
+        source.of(kernel=baseline, problem=cell.problem, scenario=cell.scenario) if baseline else []
+    )
+    return against(cell, rivals[0] if rivals else None)
 
 
 def _documents(folder: Path, left_out: list[str]) -> list[dict[str, Any]]:

@@ -250,8 +250,8 @@ def hardware(run: Run) -> list[tuple[str, str]]:
     rows = []
     for key, value in mapping(run.header.get("hardware")).items():
         name = text(key).replace("_", " ")
-        if key == "memory_bytes" and isinstance(value, (int, float)):
-            rows.append(("memory", say.bytes_text(value)))
+        if key == "memory_bytes" and (size := number(value, above=0)) is not None:
+            rows.append(("memory", say.bytes_text(size)))
         elif isinstance(value, dict):
             rows.append((name, ", ".join(f"{text(k)} {text(v)}" for k, v in value.items()) or "none"))
         elif isinstance(value, list):

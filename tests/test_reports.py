@@ -539,6 +539,24 @@ def test_newest_record_of_a_race_counts(tmp_path):
     )
 
 
+def test_speeds_of_all_records_are_against_one_baseline(tmp_path):
+    """A record that had another is told anew, and has no speed where that one did not run."""
+    layers = resolve(["tiny", "seed"])
+    names = many_records.kernels(4)
+    paths = [
+        many_records.record(tmp_path, "m", names, layers[:1], seed=0),
+        many_records.record(tmp_path, "m", names, layers[1:2], seed=1),
+        many_records.record(tmp_path, "m", names[::-1], layers[2:], seed=2),
+        many_records.record(tmp_path, "m", names[1:], layers[2:], seed=3, scenarios=["eager"]),
+    ]
+    (run,) = collect(paths).runs
+    assert run.baseline == names[0]
+    packed = [c.speed for c in run.of(kernel=names[0], scenario="packed")]
+    assert packed == [(1.0, 1.0, 1.0)] * len(layers)
+    assert all(c.speed for c in run.of(scenario="packed"))
+    assert not any(c.speed for c in run.of(scenario="eager"))
+
+
 def test_a_later_look_of_one_round_replaces_no_evidence(tmp_path):
     old = written(tmp_path / "a", machine="m", started="2026-11-01T00:00:00+00:00")
     new = written(tmp_path / "b", machine="m", rounds=1, started="2026-11-02T00:00:00+00:00")

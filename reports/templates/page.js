@@ -1,7 +1,7 @@
 // The controls, the state they set, and which sections are drawn again when it changes.
 
 const by = (id) => document.getElementById(id);
-const S = { machine: DATA.machines[0], scenario: null, layout: null, batch: null, unit: "speed", baseline: null, need: 0, kernels: "", problems: "", cell: null };
+const S = { machine: DATA.machines[0], scenario: null, layout: null, batch: null, unit: "speed", baseline: -1, asked: -1, need: 0, kernels: "", problems: "", cell: null };
 const SECTIONS = {
   winners: winnersView, heat: heatView, cell: cellView, table: tableView, roof: roofView, scaling: scalingView,
   price: priceView, cost: costView, history: historyView,
@@ -74,14 +74,20 @@ function setMachine(index) {
 
 function setScenario(scenario) {
   S.scenario = scenario;
-  const ran = [...new Set(S.machine.list.filter((c) => c.ran && c.scenario === scenario).map((c) => c.kernel))];
-  setKind();
-  const names = ran.map((k) => DATA.kernels[k].name).sort();
-  const held = S.baseline !== null && ran.includes(S.baseline) ? DATA.kernels[S.baseline].name : null;
-  const name = held || (names.includes(S.machine.baseline) ? S.machine.baseline : names[0]);
-  S.baseline = name === undefined ? -1 : kernelAt(name);
   options(by("scenario"), S.machine.scenarios.map((s) => [s, s]), scenario);
-  options(by("baseline"), names.map((n) => [n, n]), name);
+  setKind();
+  setBaseline();
+}
+
+// The kernel that was asked for where it ran; else the records' own; else a library's that ran on most problems.
+function setBaseline() {
+  const shown = new Set(problemsOf({ ...S, problems: "" })), ran = new Map();
+  for (const c of S.machine.list) if (c.ran && c.scenario === S.scenario && shown.has(c.problem)) ran.set(c.kernel, (ran.get(c.kernel) || 0) + 1);
+  const names = [...ran.keys()].map((k) => DATA.kernels[k].name).sort();
+  const builtin = names.filter((n) => n.endsWith("/builtin"));
+  const most = (builtin.length ? builtin : names).reduce((a, b) => (ran.get(kernelAt(b)) > ran.get(kernelAt(a)) ? b : a), (builtin.length ? builtin : names)[0]);
+  S.baseline = [S.asked, kernelAt(S.machine.baseline), kernelAt(most)].find((k) => ran.has(k)) ?? -1;
+  options(by("baseline"), names.map((n) => [n, n]), S.baseline >= 0 ? DATA.kernels[S.baseline].name : undefined);
 }
 
 // Layout and batch: what was chosen where the machine has it; else all, or that of most problems where there are many of another.
@@ -118,7 +124,7 @@ function setUnit(unit) {
 
 // The address keeps the view, so that a link shows what its sender saw.
 function remember() {
-  const told = new URLSearchParams({ m: DATA.machines.indexOf(S.machine), s: S.scenario, l: S.layout, n: S.batch, u: S.unit, b: S.baseline >= 0 ? DATA.kernels[S.baseline].name : "", a: DATA.guarantees[S.need], k: S.kernels, p: S.problems });
+  const told = new URLSearchParams({ m: DATA.machines.indexOf(S.machine), s: S.scenario, l: S.layout, n: S.batch, u: S.unit, b: S.asked >= 0 ? DATA.kernels[S.asked].name : "", a: DATA.guarantees[S.need], k: S.kernels, p: S.problems });
   for (const [key, value] of [...told]) if (!value) told.delete(key);
   try { history.replaceState(null, "", "#" + told); } catch { /* some viewers forbid it; the page works without */ }
 }
@@ -128,7 +134,7 @@ function recall() {
   S.scenario = told.get("s");
   S.layout = told.get("l");
   S.batch = told.get("n");
-  if (kernelAt(told.get("b")) >= 0) S.baseline = kernelAt(told.get("b"));
+  S.asked = kernelAt(told.get("b"));
   S.need = Math.max(0, DATA.guarantees.indexOf(told.get("a")));
   S.kernels = told.get("k") || "";
   S.problems = told.get("p") || "";
@@ -171,8 +177,8 @@ function start() {
   by("problems").value = S.problems;
   by("machine").addEventListener("change", (e) => { setMachine(Number(e.target.value)); update(); });
   by("scenario").addEventListener("change", (e) => { setScenario(e.target.value); update(); });
-  for (const name of ["layout", "batch"]) by(name).addEventListener("change", (e) => { S[name] = e.target.value; update(); });
-  by("baseline").addEventListener("change", (e) => { S.baseline = kernelAt(e.target.value); update(); });
+  for (const name of ["layout", "batch"]) by(name).addEventListener("change", (e) => { S[name] = e.target.value; setBaseline(); update(); });
+  by("baseline").addEventListener("change", (e) => { S.baseline = S.asked = kernelAt(e.target.value); update(); });
   by("need").addEventListener("input", (e) => { S.need = WEAKEST - Number(e.target.value); sayNeed(); update(); });
   for (const name of ["kernels", "problems"]) by(name).addEventListener("input", (e) => { S[name] = e.target.value; update(); });
   for (const b of document.querySelectorAll("[data-unit]")) b.addEventListener("click", () => { setUnit(b.dataset.unit); update("heat"); });
