@@ -63,7 +63,9 @@ def _facts(runs: Sequence[Run], files: Mapping[str, dict[str, Any]]) -> list[dic
     ]
     rows = [_row(name, [_fact(k, hardware.get(k)) for hardware in known]) for k, name in FACTS.items()]
     rows.append(_row("threads used", [run.said("threads") for run in runs]))
-    rows.append(_row("smallest visible difference", [_visible(run, files) for run in runs]))
+    rows.append(
+        _row("difference that shows in nearly all cells", [_visible(run, files) for run in runs])
+    )
     return [row for row in rows if set(row["values"]) != {say.NOTHING}]
 
 

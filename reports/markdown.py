@@ -162,9 +162,8 @@ def _winners(run: Run, view: dict[str, Any], scenario: str) -> list[str]:
         ])  # fmt: skip
     title = f"### Fastest for each problem: {plain(view['label'])}, {plain(what)}, strongest guarantee"
     words = (
-        "How sure: **told apart** by the rounds; **doubtful** where the lead is smaller than the null experiment "
-        "of this machine can see; a **tie** that the rounds cannot part; **cannot tell** from fewer than three "
-        "rounds; **alone** where no other kernel ran."
+        "How sure: **told apart** where the interval of the lead leaves out 1; a **tie** that the rounds cannot "
+        "part; **cannot tell** from fewer than three rounds; **alone** where no other kernel ran."
     )
     return [title, words, *_tables(head, rows)] if rows else []
 

@@ -65,7 +65,7 @@ def _machine(run: Run, problems: Words) -> dict[str, Any]:
     return {
         "name": run.machine, "label": views.label(run), "threads": limits.threads(run),
         "baseline": run.baseline, "scenarios": run.scenarios,
-        "visible": short(views.visible(run)), "top": top, "reads": limits.bandwidths(run),
+        "top": top, "reads": limits.bandwidths(run),
         "roofs": [[problems.at(q), short(r.gflops_per_s), r.binds] for q, r in roofs.items()],
         "imports": {k: short(v) for k, v in run.imports.items()},
         "families": families(run, problems),

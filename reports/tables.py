@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import evidence, standing, views
+from . import evidence, standing
 from . import wording as say
 from .cells import Run
 from .standing import Race
@@ -28,15 +28,13 @@ def winners(run: Run, scenario: str) -> list[dict[str, Any]]:
             "ties": [c.kernel for c in race.level], "rounds": len(best.rounds),
             "ahead": f"{say.speed_text(ahead[0])} ({say.speed_interval(*ahead[1:])}) of {after.kernel}"
             if after and ahead else say.NOTHING,
-            "sure": _certainty(race, len(best.rounds), ahead, views.visible(run)),
+            "sure": _certainty(race, len(best.rounds), ahead),
             "weaker": [f"{c.kernel} ({c.accuracy}, {say.seconds_text(c.seconds)})" for c in race.weaker],
         })  # fmt: skip
     return rows
 
 
-def _certainty(
-    race: Race, rounds: int, ahead: tuple[float, float, float] | None, visible: float | None
-) -> str:
+def _certainty(race: Race, rounds: int, ahead: tuple[float, float, float] | None) -> str:
     """One word, as the HTML page says it; a tie's partners are told beside it."""
     if not race.level and ahead is None:
         return "alone"
@@ -44,7 +42,7 @@ def _certainty(
         return "cannot tell"
     if race.level:
         return "tie"
-    return "doubtful" if ahead and visible is not None and ahead[0] - 1 < visible else "told apart"
+    return "told apart"
 
 
 def matrix(run: Run, scenario: str, most: int = 8) -> dict[str, Any]:

@@ -286,22 +286,21 @@ def ceilings(run: Run) -> list[tuple[str, str]]:
     return rows
 
 
-def visible(run: Run) -> float | None:
-    """The smallest difference of one cell that the null experiment of this machine could see."""
-    return number(mapping(run.header.get("null")).get("smallest_visible"), above=0)
-
-
 def noise(run: Run) -> str:
-    """What the null experiment of this machine says about small differences."""
+    """What the null experiment of this machine says about false alarms, and about what ties may hide."""
     null = mapping(run.header.get("null"))
-    visible, alarms, twins = (
-        number(null.get(k)) for k in ("smallest_visible", "false_alarms", "twins")
+    seen, most, alarms, twins = (
+        number(null.get(k)) for k in ("median_visible", "smallest_visible", "false_alarms", "twins")
     )
-    if visible is None or alarms is None or twins is None:
-        return "No null experiment was recorded for this machine: how small a difference it can show is unknown."
+    if most is None or alarms is None or twins is None:
+        return (
+            "No null experiment was recorded for this machine: how often equal kernels seem to differ, and how "
+            "small a difference it can show, is unknown."
+        )
+    half = f"a difference of {seen:.1%} shows in half of the cells, and " if seen is not None else ""
     return (
-        f"Kernels timed against themselves on this machine: {alarms:.0f} of {twins:.0f} twins seemed to differ, "
-        f"and in {text(null.get('rounds'))} rounds a difference must exceed {visible:.1%} to be visible."
+        f"Kernels timed against themselves on this machine: {alarms:.0f} of {twins:.0f} twins seemed to differ. In "
+        f"{text(null.get('rounds'))} rounds {half}one of {most:.1%} in nearly all; a tie may hide a smaller one."
     )
 
 

@@ -166,17 +166,15 @@ function gridKeys(table) {
   });
 }
 
-// One word, and why. Told apart by its rounds is not enough where the machine was seen to differ from itself by more.
+// One word, and why.
 function certainty(result) {
   const n = roundsOf(result.best), names = result.ties.map((t) => kernelName(t.cell));
   if (!names.length && !result.next) return ["alone", "no other kernel with this guarantee ran"];
   if (n < FEWEST) return ["cannot tell", `only ${n === 1 ? "1 round" : n + " rounds"}; it takes ${FEWEST} to tell kernels apart`];
   if (names.length)
     return ["tie", "with " + names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "") + ": the rounds cannot tell them apart"];
-  const ahead = result.next.ahead, seen = result.best.machine.visible, rests = `${percent(confidence(ahead.n))} from ${ahead.n} rounds`;
-  if (seen !== null && ahead.mid - 1 < seen)
-    return ["doubtful", `told apart by its rounds (${rests}), but by less than this machine's null experiment can see, ${percent(seen)}`];
-  return ["told apart", rests];
+  const ahead = result.next.ahead;
+  return ["told apart", `${ahead.n} rounds, ${percent(confidence(ahead.n))} confidence`];
 }
 
 function winnersView(S) {
@@ -204,8 +202,7 @@ function winnersView(S) {
   return [
     el("p", { class: "explain" }, "Among kernels that guarantee at least ", el("b", null, DATA.guarantees[S.need]),
       `: ${whereText(S)}. “Ahead of the next” is the ratio to the first kernel that its rounds tell from the fastest, with its interval. How sure: `,
-      el("b", null, "told apart"), " by its rounds; ", el("b", null, "doubtful"), " where this machine's null experiment, kernels timed against themselves, shows that it could not see so small a lead; a ",
-      el("b", null, "tie"), " with kernels that the rounds cannot tell from it; ", el("b", null, "cannot tell"), ` from fewer than ${FEWEST} rounds; `, el("b", null, "alone"), " where no other kernel ran."),
+      el("b", null, "told apart"), " where that interval leaves out 1, with the interval's confidence; a ", el("b", null, "tie"), " with kernels that the rounds cannot tell from it; ", el("b", null, "cannot tell"), ` from fewer than ${FEWEST} rounds; `, el("b", null, "alone"), " where no other kernel ran."),
     sortable("winners", columns, rows, { most: 100, cards: true }),
   ];
 }
