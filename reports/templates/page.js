@@ -105,7 +105,7 @@ function setKind() {
 }
 
 const MEANINGS = {
-  elementwise: "every output within the a-priori float32 bound", normwise: "a bound on the whole plane: Winograd, FFT too",
+  elementwise: "each output within the float32 bound", normwise: "a bound on the whole: Winograd, FFT too",
   tf32: "TF32 products too", half: "half precision too",
 };
 
