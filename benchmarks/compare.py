@@ -1,4 +1,4 @@
-"""The coordinator: every library in a process of its own, cells shuffled and interleaved over rounds.
+"""The coordinator: every library in a process of its own, problems and kernels shuffled in every round.
 
 One measurement at a time: while a worker measures, the others are stopped. Each round uses fresh processes
 and fresh data. What the rounds say together is in ``summary``, how a process is asked in ``processes``.

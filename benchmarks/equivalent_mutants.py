@@ -150,11 +150,11 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         },
     },
     "numba/direct": {
-        "TILE = 1024": {
-            "TILE = 1023": (
+        "TILE = 256": {
+            "TILE = 255": (
                 "one pixel more or less a tile: tiles are rounded up to LANES, and ROW grows with them"
             ),
-            "TILE = 1025": (
+            "TILE = 257": (
                 "one pixel more or less a tile: tiles are rounded up to LANES, and ROW grows with them"
             ),
         },

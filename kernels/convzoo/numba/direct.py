@@ -32,7 +32,7 @@ from convzoo.plan import Plan
 from convzoo.problem import Conv2d
 
 # Pixels of float32 at most, half as many float64: four rows of sums take 4 KB of L1. Rows of 1024 were 4 %
-# faster in some processes and half as fast in one of four, by where the system had placed their pages.
+# faster at best, and in a third of the processes half as fast on one thread, for a reason that was not found.
 TILE = 256
 LANES = 16  # a tile is a multiple of this, so that vectors of up to 16 lanes leave no remainder
 ROW = TILE + LANES  # from one row of sums to the next: whole multiples of 4 KB would share cache sets
