@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os.path
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import Any
 from convzoo.problem import Conv2d, read_problems
 
 from . import evidence, limits, standing, views
+from . import wording as say
 from .cells import Cell, Run
 from .standing import GUARANTEES
 from .values import Unreadable, mapping, number, sequence, text
@@ -66,8 +68,9 @@ def _layers(word: str, runs: Sequence[Run]) -> list[Layer]:
             raise Unreadable(str(error)) from None
     try:
         return [Layer(word, str(Conv2d.parse(word)), 1)]
-    except ValueError:
-        pass
+    except ValueError as error:
+        if re.match(r"n\d+c", word):  # meant as a problem
+            raise Unreadable(str(error).removeprefix("conv2d: ")) from None
     near = difflib.get_close_matches(
         word, [*known, *(f"{s}/{x.name}" for s in known for x in known[s])], n=1
     )
@@ -244,8 +247,9 @@ def _sum(name: str, parts: list[tuple[int, Cell]]) -> dict[str, Any]:
     if len({c.source for _, c in parts}) == 1:
         shared = set.intersection(*(set(c.rounds) for _, c in parts))
         row["by_round"] = {i: sum(n * c.rounds[i] for n, c in parts) for i in sorted(shared)}
-        if shared:
-            row["low"], row["high"], row["confidence"] = evidence.interval(row["by_round"].values())
+        if len(shared) > 1:  # the sum of medians need not lie between the sums of rounds
+            low, high, row["confidence"] = evidence.interval(row["by_round"].values())
+            row["low"], row["high"] = min(low, row["seconds"]), max(high, row["seconds"])
     return row
 
 
@@ -286,9 +290,8 @@ def _doubts(
         least = min(x["confidence"] or 0 for x in measured)
         if least < 0.95:
             fewest = min(x["rounds"] for x in measured)
-            found.append(
-                f"{fewest} rounds give intervals of {least:.0%} confidence; 95% takes six or more."
-            )
+            gives = f"give intervals of {least:.0%} confidence" if fewest > 1 else "has no interval"
+            found.append(f"{say.plural(fewest, 'round')} {gives}; 95% takes six or more.")
     for source in sources:
         found += [
             f"While {source.name} was measured: {text(w)}."

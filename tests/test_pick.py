@@ -66,6 +66,30 @@ def test_a_tie_is_called_one(folder, asked):
     )
 
 
+def test_one_round_has_no_interval(folder, asked):
+    written(folder, rounds=1)
+    _, (box,), text = asked(network(folder, dict.fromkeys(PROBLEMS, 1)))
+    rows = [*box["network"]["kernels"], box["network"]["mix"]]
+    assert all(row["low"] is None for row in rows)
+    assert "1 round has no interval; 95% takes six or more" in text
+
+
+def test_an_interval_holds_its_value(folder, asked):
+    """The sum of medians need not lie between the sums of the rounds."""
+    written(folder, rounds=3, noise=0.3)
+    _, (box,), _ = asked(network(folder, {SMALL: 40, SEED: 3, MIDDLE: 2}))
+    for row in (*box["network"]["kernels"], box["network"]["mix"]):
+        assert row["low"] <= row["seconds"] <= row["high"]
+
+
+def test_a_problem_that_cannot_be_is_told_why(folder, capsys):
+    written(folder)
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["pick", "n1c3h2w2k4r5s5", "--records", str(folder.parent)])
+    assert stopped.value.code == 3 and "no set" not in (said := capsys.readouterr().err)
+    assert "5" in said and said.count("\n") == 1
+
+
 def test_few_rounds_are_said_to_be_few(folder, asked):
     written(folder, rounds=2)
     _, (box,), text = asked(SEED)
