@@ -17,7 +17,7 @@ from convzoo import Conv2d
 from . import ceilings, plausibility
 from .problems import Layer
 from .processes import Worker
-from .record import ROOT, Record
+from .record import ROOT, Record, short
 from .stopwatch import Effort
 from .summary import interval, speed, summary
 
@@ -188,7 +188,7 @@ class Sweep:
             self._drop(cell, reply["status"], reply["why"])
         else:
             self._doubt(cell, reply)
-            cell.rounds[i] = reply
+            cell.rounds[i] = reply = short(reply)
             self.record.add({"kind": "round", "round": i, **cell.key, **reply})
             if reply["status"] != "ok":
                 cell.status, cell.why = reply["status"], reply["why"]

@@ -54,7 +54,7 @@ class Record:
     def add(self, line: dict[str, Any]) -> None:
         if line["kind"] == "end":
             line = line | {"sha256": self._digest.hexdigest()}
-        text = json.dumps(_short(line), allow_nan=False) + "\n"
+        text = json.dumps(short(line), allow_nan=False) + "\n"
         self._digest.update(text.encode())
         self._file.write(text)
         self._file.flush()
@@ -65,13 +65,17 @@ class Record:
             self._file.close()
 
 
-def _short(value: Any) -> Any:
-    """The same with six digits of every float: more than any time has, and half of the bytes."""
+def short(value: Any) -> Any:
+    """The same with six digits of every float: more than any time has, and half of the bytes.
+
+    Whatever is computed from a line and recorded too is computed from the shortened line: a reader who
+    computes it again from what the record holds gets it back.
+    """
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
-        return {key: _short(inner) for key, inner in value.items()}
-    return [_short(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+        return {key: short(inner) for key, inner in value.items()}
+    return [short(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _locked(file: Any) -> bool:

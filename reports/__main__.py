@@ -60,9 +60,9 @@ def parser() -> Parser:
         "--check", action="store_true", help="write nothing; exit 1 if a file is out of date"
     )
 
-    text = "the same report of one record or several alone"
+    text = "the same report of one record or several alone, and of documents of regress --json"
     p = verbs.add_parser("render", help=text, description=text)
-    p.add_argument("records", nargs="+", type=Path, metavar="RECORD.jsonl")
+    p.add_argument("records", nargs="+", type=Path, metavar="RECORD.jsonl|REGRESS.json")
     p.add_argument("--out", type=Path, metavar="DIR", help="default: reports/out/<record>/")
 
     text = "take records, machine files and asv results of another machine into this repository"
@@ -143,13 +143,19 @@ def build(args: argparse.Namespace) -> int:
 
 
 def render(args: argparse.Namespace) -> int:
-    from .build import of_records, written
+    from .build import of_findings, written
+    from .collect import collect
     from .load import load
+    from .values import Unreadable
 
     for path in args.records:  # a record that was named must be one
-        load(path)
+        if path.suffix != ".json":
+            load(path)
+    found = collect(args.records)
+    if found.left_out:
+        raise Unreadable(found.left_out[0])
     out = args.out or ROOM / "out" / folder_of(args.records)
-    print(*written(of_records(args.records), out), sep="\n")
+    print(*written(of_findings(found), out), sep="\n")
     return FINE
 
 

@@ -22,7 +22,11 @@ def committed(room: Path = ROOM, out: Path | None = None) -> tuple[Findings, dic
 
 def of_records(records: Iterable[Path]) -> dict[str, str]:
     """The report of these records alone."""
-    return files(collect(records), None, ROOM / "machines", None)
+    return of_findings(collect(records))
+
+
+def of_findings(found: Findings) -> dict[str, str]:
+    return files(found, None, ROOM / "machines", None)
 
 
 def files(

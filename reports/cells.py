@@ -26,6 +26,7 @@ DEVICES = {
     "torch_cuda": "cuda",
     "torch_mps": "mps",
 }  # else the CPU
+BELOW = -math.ulp(0)  # what no size, error or time is: 0 itself is fine
 SHORTEST = 1e-12  # seconds; no clock here tells less, and a ratio of two times stays finite
 MOST_ROUNDS, MOST_SAMPLES = 200, 100  # what is kept of a cell; more says nothing more to a reader
 NEVER = "never measured"  # how a run that was interrupted says that a cell's turn did not come
@@ -185,17 +186,19 @@ def _cell(
     )  # fmt: skip
     if status != "ok":
         return cell
-    low, high, confidence = (number(known.get(k)) for k in ("low", "high", "confidence"))
+    low, high, confidence = (number(known.get(k), above=0) for k in ("low", "high", "confidence"))
     if medians and None in (low, high, confidence):
         low, high, confidence = evidence.interval(medians.values())
     worst = max(good, key=lambda r: number(mapping(r.get("error")).get("score")) or 0, default={})
     error = mapping(known.get("error", worst.get("error")))
-    numbers = {k: number(error.get(k)) for k in ("score", "max_error", "mean_error", "budget")}
+    numbers = {
+        k: number(error.get(k), above=BELOW) for k in ("score", "max_error", "mean_error", "budget")
+    }
     for k in (
         "workspace", "plan_seconds", "pack_seconds", "transfer_seconds", "first_seconds", "device_seconds",
     ):  # fmt: skip
-        values = [v for r in good if (v := number(r.get(k))) is not None]
-        numbers[k] = number(known.get(k, statistics.median(values) if values else None))
+        values = [v for r in good if (v := number(r.get(k), above=BELOW)) is not None]
+        numbers[k] = number(known.get(k, statistics.median(values) if values else None), above=BELOW)
     numbers["rounds"] = number(known.get("rounds")) or float(len(medians))
     middle, slow, quick = (
         number(known.get("vs_baseline" + end), above=SHORTEST) for end in ("", "_low", "_high")

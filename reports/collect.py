@@ -39,10 +39,13 @@ class Findings:
 
 
 def collect(records: Iterable[Path], room: Path | None = None) -> Findings:
-    """The findings of these records; with ``room`` also what lies in it beside them."""
+    """The findings of these records and documents of regress; with ``room`` also what lies in it beside them."""
     left_out: list[str] = []
     glances = []
-    for path, one in _looks(sorted(records)):
+    paths = sorted(records)
+    compared = [p for p in paths if p.suffix == ".json"]
+    compared += [] if room is None else sorted((room / "regressions").glob("*.json"), reverse=True)
+    for path, one in _looks([p for p in paths if p.suffix != ".json"]):
         if isinstance(one, str):
             left_out.append(one.replace(f"{path.parent}/", ""))
         else:
@@ -50,8 +53,9 @@ def collect(records: Iterable[Path], room: Path | None = None) -> Findings:
     suite = max((g.suite for g in glances), default=0)
     older = _older([g for g in glances if g.suite < suite], suite)
     glances = [g for g in glances if g.suite == suite]
-    regressions = [] if room is None else _documents(room / "regressions", left_out)
-    code = None if room is None else _document(room / "gpu_code.json", left_out)
+    regressions = _documents(compared, left_out)
+    gpu = room / "gpu_code.json" if room else None
+    code = _document(gpu, left_out) if gpu and gpu.exists() else None
     return Findings(_runs(glances), glances, regressions, code, left_out, older)
 
 
@@ -172,14 +176,14 @@ def _rebased(cell: Cell, source: Run, baseline: str | None) -> Cell:
     return against(cell, rivals[0] if rivals else None)
 
 
-def _documents(folder: Path, left_out: list[str]) -> list[dict[str, Any]]:
-    """What ``benchmarks regress --json`` wrote, newest name first."""
+def _documents(paths: Iterable[Path], left_out: list[str]) -> list[dict[str, Any]]:
+    """What ``benchmarks regress --json`` wrote."""
     found = []
-    for path in sorted(folder.glob("*.json"), reverse=True):
-        document = mapping(_document(path, left_out))
-        if text(document.get("schema")) == "convzoo.regress/1":
+    for path in paths:
+        document = _document(path, left_out)
+        if text(mapping(document).get("schema")) == "convzoo.regress/1":
             found.append(document | {"name": path.stem})
-        elif document:
+        elif document is not None:
             left_out.append(f"{path.name} is no document of benchmarks regress --json")
     return found
 
@@ -187,8 +191,6 @@ def _documents(folder: Path, left_out: list[str]) -> list[dict[str, Any]]:
 def _document(path: Path, left_out: list[str]) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, RecursionError) as error:
         left_out.append(f"{path.name} cannot be used: {text(str(error))}")
         return None

@@ -52,7 +52,7 @@ def report(
         parts += side_by_side(machines)
     parts += _regressions(found)
     parts += [f"Not in this report: {plain(words)}." for words in found.older[:20]]
-    if not found.runs:
+    if not found.runs and not found.regressions:
         parts.append("There is no record yet: `python -m benchmarks compare` writes the first one.")
     whole, length, dropped = [], 0, False
     for part in parts:  # what does not fit is left out, and shorter parts behind it are not
@@ -216,20 +216,21 @@ def _reasons(view: dict[str, Any]) -> list[str]:
 
 
 def _regressions(found: Findings) -> list[str]:
+    head = ["cell", "verdict", "base", "head", "head is", "why"]
     parts = ["## Regressions"] if found.regressions else []
     for document in found.regressions:
         r = regressions.view(document)
         parts += [
             f"### {plain(r['title'])}, {plain(r['machine'])}",
             f"**{r['mark']}** {plain(r['sentence'])}",
+            *(f"> While measuring: {plain(words)}" for words in r["warnings"]),
         ]
         rows = [
             [f"{code(x['kernel'])} {code(x['problem'])} {plain(x['scenario'])}", plain(x["verdict"]), x["base"],
              x["head"], x["effect"], plain(x["why"])]
-            for x in r["rows"][:30]
+            for x in (*r["rows"], *r["quiet"])[:30]
         ]  # fmt: skip
-        if rows:
-            parts.append(_table(["cell", "verdict", "base", "head", "head is", "why"], rows))
+        parts += [_table(head, rows)] if rows else []
     return parts
 
 

@@ -13,6 +13,7 @@ CHANGES = (
     "newly wrong", "newly failing", "slower", "faster", "mended", "newly refused", "newly supported",
     "removed", "new", "broken on both", "never measured",
 )  # fmt: skip
+QUIET = "cannot tell"
 MOST = 100  # rows
 
 
@@ -22,6 +23,7 @@ def view(document: dict[str, Any]) -> dict[str, Any]:
     changed.sort(
         key=lambda c: (CHANGES.index(text(c["verdict"])), -abs((number(c.get("ratio")) or 1) - 1))
     )
+    quiet = [c for c in cells if text(c.get("verdict")) == QUIET]
     failing = any(text(c.get("verdict")) in FAILURES for c in cells)
     base, head = (text(mapping(document.get(side)).get("label"), side) for side in ("base", "head"))
     return {
@@ -32,6 +34,9 @@ def view(document: dict[str, Any]) -> dict[str, Any]:
         "sentence": text(document.get("sentence")),
         "rows": [_row(c) for c in changed[:MOST]],
         "more": max(0, len(changed) - MOST),
+        "quiet": [_row(c) for c in quiet[:MOST]],
+        "quiet_more": max(0, len(quiet) - MOST),
+        "warnings": [text(w) for w in sequence(document.get("warnings")) if text(w)],
         "method": _method(document),
         "command": shlex.join(text(word) for word in sequence(document.get("command"))),
     }
@@ -52,6 +57,8 @@ def _effect(c: dict[str, Any]) -> str:
     ratio, low, high = (number(c.get(k), above=0) for k in ("ratio", "low", "high"))
     if not ratio or not low or not high:
         return say.NOTHING
+    if text(c.get("verdict")) == QUIET:
+        return f"{ratio:.3f}× as long ({low:.3f} – {high:.3f})"
     if ratio < 1:
         return f"{1 / ratio:.3f}× faster ({1 / high:.3f} – {1 / low:.3f})"
     return f"{ratio:.3f}× slower ({low:.3f} – {high:.3f})"
@@ -76,5 +83,4 @@ def _method(document: dict[str, Any]) -> str:
     ]
     parts += [f"noise of one round {noise:.1%}"] if noise is not None else []
     parts += [f"a slow-down of {seen:.1%} would have been seen"] if seen is not None else []
-    parts += [f"warning: {text(w)}" for w in sequence(document.get("warnings")) if text(w)]
     return ", ".join(parts) + "."

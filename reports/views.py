@@ -50,7 +50,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("date", say.date_text(run.said("started"))),
         ("commit", ", ".join(dict.fromkeys(commit(r) for r in run.sources or [run]))),
         ("threads", run.said("threads")),
-        ("scenario", " and ".join(run.scenarios) or "none"),
+        ("scenario", say.listed(run.scenarios, 4).replace(", ", " and ") or "none"),
         ("preset", ", ".join(dict.fromkeys(r.said("preset") for r in run.sources or [run]))),
         ("rounds", _rounds(run)),
     ]

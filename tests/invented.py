@@ -95,7 +95,7 @@ def _measured(
     if fault:
         reply = {"status": fault[0], "why": fault[1]}
         cell.status, cell.why = fault
-    cell.rounds[i] = reply
+    cell.rounds[i] = reply = record.short(reply)
     sweep.record.add({"kind": "round", "round": i, **cell.key, **reply})
 
 

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,60 @@ def test_record_keeps_every_round_and_reads_back(tmp_path):
     assert kinds.count("round") == 2 * 2 * 2 and kinds.count("cell") == len(lines) == 4
     baseline = [x for x in lines if x["kernel"] == "numpy/shifted"]
     assert all(x["vs_baseline"] == 1 for x in baseline)
+
+
+def test_what_a_record_says_of_a_cell_is_what_its_rounds_say_as_recorded(tmp_path):
+    """A reader who computes it again gets every digit: nothing was computed from digits that are lost."""
+    run, _ = sweep(tmp_path, ["numpy/shifted", "numpy/windows"], ("tiny",))
+    run.summarize("numpy/shifted")
+    run.record.close()
+    kept = list(record.read(tmp_path / "r.jsonl"))
+    fresh = {tuple(c.key.values()): replace(c, rounds={}) for c in run.cells}
+    for line in kept:
+        if line["kind"] == "round":
+            fresh[line["kernel"], line["problem"], line["scenario"]].rounds[line["round"]] = line
+    for line in kept:
+        if line["kind"] == "cell":
+            cell = fresh[line["kernel"], line["problem"], line["scenario"]]
+            rival = fresh["numpy/shifted", line["problem"], line["scenario"]]
+            again = record.short(summary.summary(cell) | summary.speed(rival, cell, "vs_baseline"))
+            assert again == {k: v for k, v in line.items() if k not in ("kind", "baseline")}
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (0.00123456789, 0.00123457), (123456.789, 123457.0), (9.9999996, 10.0), (-1 / 3, -0.333333),
+        (1.5e-300, 1.5e-300), (0.0, 0.0), (2**60 + 1, 2**60 + 1), (True, True), (None, None), ("0.123456789",) * 2,
+        ({"a": [1 / 3, (2 / 3,)], "n": 1234567890}, {"a": [0.333333, [0.666667]], "n": 1234567890}),
+    ],
+)  # fmt: skip
+def test_a_record_keeps_six_digits_of_floats_alone(value, kept):
+    short = record.short(value)
+    assert short == kept and type(short) is type(kept)
+    assert record.short(short) == short
+
+
+def test_a_round_goes_problem_by_problem_in_an_order_of_its_own(tmp_path):
+    problems = [layer.problem for layer in resolve(["resnet50"])]
+    cells = [
+        compare.Cell(f"numpy/k{k}", compare.Layer(f"l{i}", p), scenario)
+        for k in range(5) for i, p in enumerate(problems) for scenario in ("packed", "eager")
+    ]  # fmt: skip
+    run = compare.Sweep(cells, QUICK, 1, 7, None)
+    orders = [run._shuffled(i, cells) for i in range(3)]
+    for order in orders:
+        assert sorted(map(id, order)) == sorted(map(id, cells))  # each once
+        blocks = [problem for problem, _ in itertools.groupby(c.layer.problem for c in order)]
+        assert len(blocks) == len(problems)  # one block a problem, of all its kernels and scenarios
+    for what in ("problems", "kernels of the first problem"):
+        seen = {
+            tuple(dict.fromkeys(c.layer.problem for c in order)) if what == "problems"
+            else tuple((c.kernel, c.scenario) for c in order if c.layer.problem == problems[0])
+            for order in orders
+        }  # fmt: skip
+        assert len(seen) == 3, f"the {what} come in another order each round"
+    assert run._shuffled(1, cells) == orders[1]  # a resumed run goes on as it began
 
 
 def test_rounds_differ_in_order_and_data(tmp_path):

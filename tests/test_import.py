@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,27 @@ def test_a_good_record_comes_in_once(away, home):
     assert before == sorted((p, p.stat().st_mtime_ns) for p in home.rglob("*"))
     renamed = path.rename(path.with_name("again.jsonl"))
     assert statuses(merge([renamed], home, dry=False)) == [("record", "here")]
+
+
+@pytest.mark.parametrize("path", sorted((ROOM / "records").glob("*/*.jsonl")), ids=lambda p: p.stem)
+def test_every_committed_record_would_be_taken(path):
+    """What this repository publishes passes its own check; an older suite's is refused for that alone."""
+    if json.loads(path.read_text(encoding="utf-8").partition("\n")[0])["suite"] < vet.SUITE:
+        with pytest.raises(vet.Refused, match="measured by suite 1, and these records by suite 2"):
+            vet.record(path, ROOM.parent)
+    else:
+        assert vet.record(path, ROOM.parent).lines[-1]["kind"] == "end"
+
+
+def test_a_time_of_another_sixth_digit_is_seen(away, home):
+    seconds = next(
+        line["seconds"] for line in map(json.loads, written(away).read_text().splitlines())
+        if line["kind"] == "cell" and (line["kernel"], line["problem"]) == CELL
+    )  # fmt: skip
+    step = 10.0 ** (math.floor(math.log10(seconds)) - 5)
+    # Two: the middle of an even number of rounds may end in a 5 that was rounded away.
+    path = rewritten(next(away.glob("*.jsonl")), change_cell("cell", seconds=seconds + 2 * step))
+    assert "says seconds" in why(path, home)
 
 
 def test_a_run_that_went_on_replaces_its_beginning(away, home):

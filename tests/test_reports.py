@@ -79,7 +79,7 @@ def written(folder: Path, rounds: int = 6, faults: dict | None = None, **header)
             if fault:
                 reply = {"status": fault[0], "why": fault[1]}
                 cell.status, cell.why = fault
-            cell.rounds[i] = reply
+            cell.rounds[i] = reply = record.short(reply)
             log.add({"kind": "round", "round": i, **cell.key, **reply})
     sweep.summarize("torch_cpu/builtin")
     log.add({
@@ -180,8 +180,8 @@ def test_cut_off_record_gives_the_numbers_of_a_whole_one(tmp_path):
         other = whole[c.kernel, c.problem]
         for name in ("seconds", "low", "high", "confidence", "speed", "accuracy", "flops"):
             got, want = getattr(c, name), getattr(other, name)
-            # a record keeps six digits
-            assert got == (want if isinstance(want, str) else pytest.approx(want, rel=1e-5)), name
+            # a record keeps six digits, of its summaries too
+            assert got == (want if isinstance(want, str) else pytest.approx(want, rel=5.01e-6)), name
 
 
 def test_last_line_that_was_cut_off_is_left_out(tmp_path):
@@ -605,6 +605,35 @@ def test_a_record_that_cannot_be_used_is_told_and_left_out(tmp_path, capsys):
     assert command.main(["build", "--room", str(room), "--out", str(tmp_path / "out")]) == 2
     assert "left out: broken.jsonl" in capsys.readouterr().err
     assert "broken.jsonl" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+def test_two_versions_are_compared_on_a_page_of_their_own(tmp_path, capsys):
+    """What changed, what could not be told apart, and what was amiss while it was measured."""
+    time = {"seconds": 1e-3, "status": "ok"}
+    cells = [
+        {"kernel": "numba/direct", "problem": PROBLEMS[0], "scenario": "packed", "verdict": verdict,
+         "ratio": ratio, "low": ratio - 0.01, "high": ratio + 0.01, "base": time, "head": time}
+        for verdict, ratio in (("slower", 1.25), ("cannot tell", 1.005))
+    ]  # fmt: skip
+    document = {
+        "schema": "convzoo.regress/1", "machine": "a-machine", "sentence": "1 cell is slower.",
+        "base": {"label": "v1"}, "head": {"label": "v2"}, "cells": cells, "warnings": ["the fan has stopped"],
+        "command": ["python", "-m", "benchmarks", "regress", "v1", "v2"],
+    }  # fmt: skip
+    path = tmp_path / "v1-v2.json"
+    path.write_text(json.dumps(document))
+    html, page = rendered(path)
+    assert "No record yet" not in html and "There is no record" not in page
+    for text in (html, page):
+        assert "1.250× slower (1.240 – 1.260)" in text and "1.005× as long (0.995 – 1.015)" in text
+        assert "the fan has stopped" in text
+    assert "1 cell whose versions cannot be told apart" in " ".join(Page(html).text.split())
+    capsys.readouterr()
+    for other in ({"schema": "convzoo.regress/9"}, {}, []):
+        path.write_text(json.dumps(other))
+        assert "v1-v2.json is no document of" in refusal(capsys, "render", str(path))
+    path.unlink()
+    assert "v1-v2.json cannot be used" in refusal(capsys, "render", str(path))
 
 
 def test_default_folder_is_named_after_the_record():

@@ -118,7 +118,7 @@ function sayNeed() {
 }
 
 function setUnit(unit) {
-  S.unit = UNITS[unit] ? unit : "speed";
+  S.unit = Object.hasOwn(UNITS, unit) ? unit : "speed";
   for (const b of document.querySelectorAll("[data-unit]")) b.setAttribute("aria-pressed", String(b.dataset.unit === S.unit));
 }
 

@@ -7,7 +7,10 @@ const COLORS = {
   torch_cpu: "#009e73", torch_cuda: "#56b4e9", torch_mps: "#9a7bd0", onnxruntime: "#8c6d1f", openvino: "#4b6fb5",
   ncnn: "#b0527a",
 };
-const colorOf = (kernel) => COLORS[DATA.kernels[kernel].name.split("/")[0]] || "#8a8f98";
+const colorOf = function (kernel) {
+  const backend = DATA.kernels[kernel].name.split("/")[0];
+  return Object.hasOwn(COLORS, backend) ? COLORS[backend] : "#8a8f98";
+};
 const SHAPES = ["circle", "diamond", "square", "triangle", "cross"]; // by guarantee, strongest first
 
 // A name that may go on in the next line at its joints, and not within a word.

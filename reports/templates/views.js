@@ -276,13 +276,17 @@ function sortable(name, columns, rows, options = {}) {
 
 // --- one cell ------------------------------------------------------------------------------------
 
+// A word of a command line, safe to paste whatever a record says.
+const quoted = (word) => (/^[\w./,:@%+-]+$/.test(word) ? word : "'" + word.replaceAll("'", "'\\''") + "'");
+
 function cellView(S) {
   const c = S.cell;
   if (!c) return [el("p", { class: "explain" }, "Press a cell of the heat map or a row of the table.")];
   const name = kernelName(c), p = DATA.problems[c.problem];
   const title = el("h3", null, code(name), " on ", ...problemLabel(c.problem), ` · ${c.scenario} · ${c.machine.label}`);
   const source = c.machine.sources[c.source];
-  const repeat = `python -m benchmarks compare --kernels ${name} ${DATA.kernels[S.baseline].name} --problems ${p.name} --scenario ${S.scenario} --threads ${c.machine.threads}`;
+  const base = S.baseline >= 0 ? DATA.kernels[S.baseline].name : null; // none where nothing ran
+  const repeat = ["python -m benchmarks compare --kernels", ...[name, base].filter(Boolean).map(quoted), "--problems", quoted(p.name), "--scenario", quoted(c.scenario), "--threads", quoted(c.machine.threads)].join(" ");
   const where = el("p", { class: "soft" }, source ? `Record ${source[0]}, commit ${source[1]}. ` : "", "To measure it again: ", code(repeat));
   if (!c.ran) return [title, el("p", null, el("b", { class: c.group }, c.status), ": " + c.why), where];
   const s = against(S, c), result = outcome(race(c.machine, c.scenario, c.problem, S.need));
@@ -290,8 +294,8 @@ function cellView(S) {
   const toBest = best && best !== c ? summary(speeds(c, best)) : null;
   const rows = [
     ["median", `${secondsText(c.seconds)}, ` + (roundsOf(c) === 1 ? "from 1 round: no interval" : `interval ${rangeText(c.low, c.high)} from ${roundsOf(c)} rounds`)],
-    ["against " + DATA.kernels[S.baseline].name, s ? `${speedText(s.mid)} (${speedRange(s)}): ${verdict(s)}` : "the baseline has no time here"],
-    ["the fastest that guarantees at least " + DATA.guarantees[S.need], !best ? "none" : best === c ? "this one" : `${kernelName(best)}, ${speedText(toBest.mid)} (${speedRange(toBest)}) quicker${certain(toBest) ? "" : ": the rounds cannot tell"}`],
+    ["against " + (base || "a baseline"), s ? `${speedText(s.mid)} (${speedRange(s)}): ${verdict(s)}` : "the baseline has no time here"],
+    ["the fastest that guarantees at least " + DATA.guarantees[S.need], !best ? "none" : best === c ? "this one" : kernelName(best) + (toBest ? `, ${speedText(toBest.mid)} (${speedRange(toBest)}) quicker${certain(toBest) ? "" : ": the rounds cannot tell"}` : "; they share no round")],
     ["rate", `${plain(rate(c))} GFLOP/s${DATA.kernels[c.kernel].effective ? ", effective: counted by the definition's FLOP" : ""}` + (ofRoof(c) !== null ? `, ${percent(ofRoof(c))} of the ceiling (${c.machine.roof.get(c.problem).binds})` : "; no ceiling was measured for this device")],
     ["accuracy", `guarantees ${DATA.guarantees[c.guarantee] || "nothing that was recorded"}; largest error ${plain(c.score)} u·A` + (c.error !== null ? `, ${c.error.toPrecision(2)} absolute` : "")],
     ["workspace", bytesText(c.workspace)],
@@ -335,7 +339,7 @@ function roofView(S) {
   const intensity = (c) => DATA.problems[c.problem].flops / DATA.problems[c.problem].bytes;
   const xs = cells.map(intensity), x0 = Math.min(Math.min(...xs) / 2, (0.4 * top) / Math.max(...reads.map((r) => r[1]))), x1 = Math.max(...xs) * 2;
   const winners = new Set(problems.map((q) => race(S.machine, S.scenario, q, S.need, "cpu").find((c) => cells.includes(c))).filter(Boolean));
-  const lines = reads.map(([level, gb]) => ({ points: [[x0, x0 * gb], [Math.min(x1, top / gb), Math.min(top, x1 * gb)]], color: "var(--muted)", dash: DASHES[level] || "none", title: `reading from ${level}, ${digits(gb)} GB/s, measured` }));
+  const lines = reads.map(([level, gb]) => ({ points: [[x0, x0 * gb], [Math.min(x1, top / gb), Math.min(top, x1 * gb)]], color: "var(--muted)", dash: dashOf(level), title: `reading from ${level}, ${digits(gb)} GB/s, measured` }));
   lines.push({ points: [[x0, top], [x1, top]], label: `multiply-adds ${digits(top)} GFLOP/s`, first: true, title: "measured with " + S.machine.label });
   const marks = cells.map((c) => ({
     x: intensity(c), y: rate(c), color: colorOf(c.kernel), shape: SHAPES[c.guarantee] || "cross", hollow: DATA.kernels[c.kernel].effective,
@@ -347,6 +351,7 @@ function roofView(S) {
 }
 
 const DASHES = { L1: "1 3", L2: "5 3", L3: "10 4" };
+const dashOf = (level) => (Object.hasOwn(DASHES, level) ? DASHES[level] : "none");
 
 function legend(S, cells, reads = []) {
   const backends = [...new Map(cells.map((c) => [kernelName(c).split("/")[0], colorOf(c.kernel)]))].sort();
@@ -362,7 +367,7 @@ function legend(S, cells, reads = []) {
     ...shapes.map((g) => mark(PATHS[SHAPES[g]](4.5), "var(--muted)", DATA.guarantees[g] || "not recorded")),
     ...reads.map(function ([level, gb]) {
       const item = mark("M-15,0H15", "var(--muted)", `reading from ${level}, ${digits(gb)} GB/s`, 15);
-      item.querySelector("path").setAttribute("stroke-dasharray", DASHES[level] || "none");
+      item.querySelector("path").setAttribute("stroke-dasharray", dashOf(level));
       return item;
     }));
 }
@@ -417,7 +422,7 @@ function costView(S) {
   if (!problems.length) return [el("p", null, "No problem is shown.")];
   const problem = S.cell && problems.includes(S.cell.problem) ? S.cell.problem : problems.reduce((a, b) => (DATA.problems[b].flops > DATA.problems[a].flops ? b : a));
   const rows = race(S.machine, S.scenario, problem, S.need).filter((c) => c.plan !== null && holds(kernelName(c), S.kernels)).map(function (c) {
-    const imported = S.machine.imports[kernelName(c).split("/")[0]];
+    const backend = kernelName(c).split("/")[0], imported = Object.hasOwn(S.machine.imports, backend) ? S.machine.imports[backend] : undefined;
     const start = (imported || 0) + c.plan + (c.pack || 0) + (c.transfer || 0) + (c.first || 0);
     return { c, imported: imported === undefined ? null : imported, start };
   }).sort((a, b) => a.start - b.start);
