@@ -11,6 +11,7 @@ Routines channel_tile   U pixels x V vectors of output channels: a pixel's x is 
          copy_every     copy_lines for every U-th number of x
          plane_rows     depthwise: planes of y, V rows at a time, from planes of x with a filter of U x U
          pixel_channels depthwise: U pixels, one vector of channels after the other
+         dot_tile       inner products of U rows with V rows: both are loaded, the lanes are taps
 Use      ``entry(routine, itemsize, lanes, U, V, flag)`` compiles one and gives its address, an int64.
          Compiled code of any dtype calls it with ``call(address, ...)``; all arguments are int64 and
          addresses, strides and offsets are in bytes. A routine knows no problem: strides and counts are
@@ -108,6 +109,11 @@ class Vectors:
             address = self.b.add(address, term)
         return address
 
+    def least(self, number, count):
+        """``number``, or ``count`` - 1 where that is less."""
+        last = self.add(count, -1)
+        return self.b.select(self.b.icmp_signed("<", I64(number), last), I64(number), last)
+
     def times(self, value, factor):
         return self.b.mul(value, ir.Constant(I64, factor) if isinstance(factor, int) else factor)
 
@@ -158,10 +164,12 @@ class Vectors:
             ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes),
         )
 
+    def number_at(self, address):
+        return self.b.load(self._pointer(address, self.number), align=self.itemsize)
+
     def broadcast(self, address):
         """The number at an address in every lane."""
-        value = self.b.load(self._pointer(address, self.number), align=self.itemsize)
-        return self._repeat(value, self.number)
+        return self._repeat(self.number_at(address), self.number)
 
     def broadcast_again(self, address):
         """``broadcast`` in its place: LLVM does not move it out of a loop that has no register for it."""
@@ -206,6 +214,11 @@ class Vectors:
         if not self.fused:
             return self.b.fadd(self.b.fmul(a, b), c)
         return self.b.call(self._library(f"llvm.fma.{self.suffix}", *[self.type] * 4), [a, b, c])
+
+    def total(self, start, vector):
+        """start plus the numbers of a vector, in any order."""
+        f = self._library(f"llvm.vector.reduce.fadd.{self.suffix}", self.number, self.number, self.type)
+        return self.b.call(f, [start, vector], fastmath=("reassoc",))
 
     def between(self, first, count):
         """Mask of the lanes i with first <= i < first + count; ``first`` may be negative."""
@@ -388,18 +401,22 @@ def _store_transposed(v, tiles, y, step, count, channels):
     v.b.position_at_end(end)
 
 
-def _pixel_tile(v, U, V, _, x, x_step, w, C, y, y_step, bias, count, channels):
+def _pixel_tile(v, U, V, in_place, x, x_step, w, w_step, C, y, y_step, bias, count, channels):
     """Sums of U output channels x V vectors of consecutive pixels over C input channels.
 
     x_step is from channel to channel of x, y_step of y. Pixels from ``count`` on, all in the last vector,
-    are neither read nor stored; of the channels only the first ``channels`` are stored.
+    are neither read nor stored; of the channels only the first ``channels`` are stored. Weights are packed,
+    U channels of a tap side by side; ``in_place`` a channel's taps are, and w_step is from channel to
+    channel: those that follow the last one are the last one again, and their bias, too.
     """
     mask = v.first(v.add(count, -(V - 1) * v.lanes))
     masks = [None] * (V - 1) + [mask]
     for u in range(U):  # see _channel_tile
         for j in range(V):
             v.prefetch(v.add(y, v.times(y_step, u), j * v.bytes), True)
-    sums = [s for u in range(U) for s in [v.broadcast(v.add(bias, u * v.itemsize))] * V]
+    own = [v.least(u, channels) if in_place else I64(u) for u in range(U)]
+    rows = [v.times(w_step, i) if in_place else v.times(i, v.itemsize) for i in own]
+    sums = [s for i in own for s in [v.broadcast(v.add(bias, v.times(i, v.itemsize)))] * V]
 
     def tap(values):
         x, w, *sums = values
@@ -407,10 +424,10 @@ def _pixel_tile(v, U, V, _, x, x_step, w, C, y, y_step, bias, count, channels):
         for j in range(V):  # the next tile's pixels, which may lie in memory still
             v.prefetch(v.add(x, (V + j) * v.bytes), False)
         for u in range(U):
-            weight = v.broadcast(v.add(w, u * v.itemsize))
+            weight = v.broadcast(v.add(w, rows[u]))
             for j in range(V):
                 sums[u * V + j] = v.fma(pixels[j], weight, sums[u * V + j])
-        return [v.add(x, x_step), v.add(w, U * v.itemsize), *sums]
+        return [v.add(x, x_step), v.add(w, v.itemsize if in_place else U * v.itemsize), *sums]
 
     _, _, *sums = v.loop(C, [x, w, *sums], tap)
     end = v.b.append_basic_block()
@@ -419,6 +436,44 @@ def _pixel_tile(v, U, V, _, x, x_step, w, C, y, y_step, bias, count, channels):
         for j in range(V):
             v.store(sums[u * V + j], v.add(y, j * v.bytes), masks[j])
         y = v.add(y, y_step)
+    v.b.branch(end)
+    v.b.position_at_end(end)
+
+
+def _dot_tile(v, U, V, _, a, a_step, b, b_step, taps, y, step, bias, rows, columns):
+    """Inner products of U rows of a with V rows of b, whose taps lie side by side: the lanes are taps.
+
+    y[u, j] = bias[u] + a[u] · b[j], rows of y ``step`` bytes apart, for the first ``rows`` and ``columns``.
+    """
+    first = [v.least(u, rows) for u in range(U)]
+    left = [v.add(a, v.times(a_step, i)) for i in first]
+    right = [v.add(b, v.times(b_step, v.least(j, columns))) for j in range(V)]
+
+    def product(at, sums, mask):
+        others = [v.load(v.add(row, at), mask) for row in right]
+        sums = list(sums)
+        for u in range(U):
+            own = v.load(v.add(left[u], at), mask)
+            for j in range(V):
+                sums[u * V + j] = v.fma(own, others[j], sums[u * V + j])
+        return sums
+
+    def whole(values):
+        return [v.add(values[0], v.bytes), *product(values[0], values[1:], None)]
+
+    vectors = v.b.sdiv(taps, I64(v.lanes))
+    at, *sums = v.loop_if_any(vectors, [I64(0), *[v.zero] * (U * V)], whole)
+    sums = product(at, sums, v.first(v.b.sub(taps, v.times(vectors, v.lanes))))
+    end = v.b.append_basic_block()
+    for u in range(U):
+        v.leave_unless(rows, u, end)
+        start, next_row = v.number_at(v.add(bias, u * v.itemsize)), v.b.append_basic_block()
+        for j in range(V):
+            v.leave_unless(columns, j, next_row)
+            v.b.store(v.total(start, sums[u * V + j]), v._pointer(v.add(y, j * v.itemsize), v.number))
+        v.b.branch(next_row)
+        v.b.position_at_end(next_row)
+        y = v.add(y, step)
     v.b.branch(end)
     v.b.position_at_end(end)
 
@@ -724,10 +779,10 @@ def _pixel_channels(
 
 _ROUTINES = (
     _channel_tile, _pixel_tile, _copy_lines, _pack_panel, _placed_tile, _copy_every, _plane_rows,
-    _pixel_channels,
+    _pixel_channels, _dot_tile,
 )  # fmt: skip
 CHANNEL_TILE, PIXEL_TILE, COPY_LINES, PACK_PANEL, PLACED_TILE, COPY_EVERY = range(6)
-PLANE_ROWS, PIXEL_CHANNELS = 6, 7
+PLANE_ROWS, PIXEL_CHANNELS, DOT_TILE = range(6, 9)
 
 
 # --- compiling and calling them ----------------------------------------------------------------------

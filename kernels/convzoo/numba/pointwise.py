@@ -80,7 +80,7 @@ def pixels_in_lanes(geometry, t, threads, x, w, b, y, _):
         count = min(vectors * (i + 1) // tiles * j.lanes, j.Q) - f
         tile = j.tile if count > 2 * j.lanes else j.tile_2 if count > j.lanes else j.tile_1
         at, to = x + n * j.x_image + f * size, y + n * j.y_image + k * j.y_channel + f * size
-        weights = (w + k * j.inputs * size, j.inputs)
+        weights = (w + k * j.inputs * size, 0, j.inputs)
         out = (to, j.y_channel, b + k * size, count, min(j.pixels, j.outputs - k))
         call(tile, (at, j.x_channel, *weights, *out))
 
