@@ -215,9 +215,12 @@ def _rule_for_numpy(p: Conv2d, packed: bool, accuracy: str) -> list[str]:
         return ["numba/depthwise", *order]
     # what packing costs must pay off within one call, eagerly; Winograd's is up to four times the bytes of w
     pixels, least = p.N * p.P * p.Q, 0 if packed else 180
-    if (p.R, p.S) == (1, 1):
-        unpacked = not packed and pixels < 100 and p.layout == "nchw"
-        return [*["numba/im2col"][: int(unpacked)], "numba/pointwise", *order]
+    one_tap = (p.R, p.S) == (1, 1)
+    order = [*["numba/pointwise"][: int(one_tap)], *order]
+    if not (packed or few) and (one_tap or pixels <= 800):
+        order = ["numba/unpacked", *order]  # refuses nhwc
+    if one_tap:
+        return order
     winograd = []
     if accuracy != "elementwise" and inputs >= 8 and outputs >= 12 and pixels >= (0 if packed else 400):
         # its filters come from memory, for a few tiles each

@@ -55,7 +55,10 @@ def lay_out_tap(j, plane, r, s, target):
     source = plane + ((h + above * j.stride_h) * j.W + v + left * j.stride_w) * j.item
     call(j.copy, (target, plane, above, line, 0, j.Q, 0, 0, step))
     to = target + above * line
-    call(j.copy, (to, source, below - above, line, j.stride_h * j.W * j.item, j.Q, left, right - left, step))
+    call(
+        j.copy,
+        (to, source, below - above, line, j.stride_h * j.W * j.item, j.Q, left, right - left, step),
+    )
     call(j.copy, (target + below * line, plane, j.P - below, line, 0, j.Q, 0, 0, step))
 
 
