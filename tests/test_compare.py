@@ -160,6 +160,19 @@ def test_cell_is_measured_again_where_the_host_gave_less(tmp_path, monkeypatch, 
     assert cells[0].rounds[0]["host_share"] == run.summarize(None)[0]["host_share"] == share
 
 
+def test_a_burst_of_the_pulse_is_long_although_one_call_was_slow(monkeypatch):
+    """A burst of microseconds measures how fast threads wake up: every cell would be told the host is busy."""
+    clock, slow = [0.0], [0.01]  # seconds; the first call that is timed meets a busy moment
+    monkeypatch.setattr(compare.ceilings, "perf_counter", lambda: clock[0])
+
+    def call(n: int) -> None:
+        clock[0] += n * 1e-9 + (slow.pop() if calls and slow else 0)
+        calls.append(n)
+
+    calls: list[int] = []
+    assert compare.ceilings._a_millisecond(call) >= 1_000_000
+
+
 def test_pulse_tells_how_much_of_the_best_there_is_and_survives_its_process():
     pytest.importorskip("numba", reason="needs numba: pip install numba")
     pulse = compare.ceilings.Pulse(1)
