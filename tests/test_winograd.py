@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 import time
@@ -219,8 +220,37 @@ def test_code_of_two_recipes_has_two_names():
     """Numba's cache once gave the code of one layout to the other, both being ``one_part``."""
     texts = ("n1c2h5w5k2r3s3", "n1c2h5w5k2r3s3-nhwc")
     recipes = [_winograd.recipe_of(Conv2d.parse(text), "0,1,-1") for text in texts]
-    names = {_winograd.compiled(recipe).py_func.__qualname__ for recipe in recipes}
-    assert len(names) == 2
+    for functions in (
+        [_winograd.compiled(recipe).py_func for recipe in recipes],
+        [_winograd.work_of(recipe) for recipe in recipes],
+    ):
+        assert len({function.__qualname__ for function in functions}) == 2
+
+
+@pytest.mark.slow
+def test_code_that_two_processes_have_compiled_is_told_apart_by_a_third(tmp_path):
+    """The inner functions of two recipes once had one name, and the linker took the first for both.
+
+    The first process compiles what all share, so that the next two number their own functions alike.
+    """
+    code = (
+        "import sys, convzoo; from convzoo.reference import examine\n"
+        "for text in sys.argv[2:]:\n"
+        "    p = convzoo.Conv2d.parse(text); print(examine(convzoo.load(sys.argv[1]), p, 0).why)"
+    )
+    one, two = "n1c32h9w8k5r3s3", "n1c32h9w8k5r3s3-nhwc"
+    for kernel, *texts in (
+        (winograd_small, one),
+        (winograd, one),
+        (winograd, two),
+        (winograd, one, two),
+    ):
+        some = ["numba/" + kernel.__name__.rpartition(".")[2], *texts]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *some], capture_output=True, text=True, timeout=300,
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+        )  # fmt: skip
+        assert (done.stdout.split(), done.returncode) == ([], 0), done.stderr
 
 
 def test_next_process_finds_the_code_in_the_cache():

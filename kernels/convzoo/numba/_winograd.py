@@ -53,7 +53,7 @@ SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 class Recipe(NamedTuple):
-    """All that compiled code depends on."""
+    """All that compiled code depends on, but for this file."""
 
     dtype: str
     lanes: int
@@ -71,6 +71,20 @@ class Recipe(NamedTuple):
     def vector(self) -> int:
         """Bytes of one vector."""
         return self.lanes * np.dtype(self.dtype).itemsize
+
+    @property
+    def literal(self) -> str:
+        """The text by which compiled code knows it, and this file."""
+        return " ".join(map(str, (*self, SOURCE)))
+
+    def name(self, function: Callable) -> None:
+        """Give the function a name that no function of another recipe has.
+
+        Numba names machine code by function, signature and a running number; the number of code from the
+        cache comes from another process, so two recipes of one name are taken for each other: what is
+        compiled by the one that was loaded last, and what that calls by the linker, which keeps the first.
+        """
+        function.__qualname__ += "_" + hashlib.sha256(self.literal.encode()).hexdigest()[:16]
 
 
 # --- the transforms, exactly -------------------------------------------------------------------------
@@ -631,6 +645,7 @@ def work_of(recipe: Recipe) -> Callable:
                 multiply_block(V, weights, M, C, V_stride, M_stride, subs, tb)
                 write_block(M, bias, y, S, K, P, Q, high, wide, M_stride, begin, end, panel)
 
+    recipe.name(work)
     return work
 
 
@@ -659,11 +674,13 @@ def filters(typingctx, recipe, taps, u, stride, channels):
     if not isinstance(recipe, types.StringLiteral):
         return None
     dtype, lanes, tiles, layout, points, _ = recipe.literal_value.split()
-    do = operations(Recipe(dtype, int(lanes), int(tiles), layout, points)).filters
-    arguments = taps, u, stride, channels
+    known = Recipe(dtype, int(lanes), int(tiles), layout, points)
+    do, arguments = operations(known).filters, (taps, u, stride, channels)
 
     def body(taps, u, stride, channels):
         do(taps, u, stride, channels)
+
+    known.name(body)
 
     def generate(context, builder, signature, values):
         return context.compile_internal(builder, body, types.void(*arguments), values[1:])
@@ -674,8 +691,7 @@ def filters(typingctx, recipe, taps, u, stride, channels):
 @cache
 def transform_of_filters(recipe: Recipe):
     """transform(panels, taps, u, channels), compiled here and never again; arrays are addresses."""
-    literal = " ".join(map(str, (*recipe, SOURCE)))
-    F, pair = recipe.A**2, 2 * recipe.vector
+    literal, F, pair = recipe.literal, recipe.A**2, 2 * recipe.vector
 
     def transform(panels, taps, u, channels):
         groups = -(-channels // CHANNELS)
@@ -685,9 +701,7 @@ def transform_of_filters(recipe: Recipe):
             target = u + (panel * F * channels + first) * pair
             filters(literal, source, target, channels * pair, min(CHANNELS, channels - first))
 
-    transform.__qualname__ += (
-        "_" + hashlib.sha256(literal.encode()).hexdigest()[:16]
-    )  # see ``compiled``
+    recipe.name(transform)
     signature = types.void(*[types.int64] * 4)
     return njit(signature, parallel=True, cache=True)(transform)
 
@@ -695,14 +709,12 @@ def transform_of_filters(recipe: Recipe):
 @cache
 def compiled(recipe: Recipe):
     """The function of one part, compiled here and never again while running; arrays are addresses."""
-    literal = " ".join(map(str, (*recipe, SOURCE)))
+    literal = recipe.literal
 
     def one_part(part, x, u, bias, y, scratch, numbers):
         work(literal, part, x, u, bias, y, scratch, numbers)
 
-    # Numba names machine code by function, signature and a running number; the number of code from the
-    # cache comes from another process, so two recipes of one name might be taken for each other.
-    one_part.__qualname__ += "_" + hashlib.sha256(literal.encode()).hexdigest()[:16]
+    recipe.name(one_part)
     whole = types.int64
     signature = types.void(*[whole] * 6, types.CPointer(whole))
     return njit(signature, nogil=True, cache=True)(one_part)
