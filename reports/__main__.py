@@ -145,14 +145,10 @@ def build(args: argparse.Namespace) -> int:
 def render(args: argparse.Namespace) -> int:
     from .build import of_findings, written
     from .collect import collect
-    from .load import load
     from .values import Unreadable
 
-    for path in args.records:  # a record that was named must be one
-        if path.suffix != ".json":
-            load(path)
     found = collect(args.records)
-    if found.left_out:
+    if found.left_out:  # a record that was named must be one
         raise Unreadable(found.left_out[0])
     out = args.out or ROOM / "out" / folder_of(args.records)
     print(*written(of_findings(found), out), sep="\n")

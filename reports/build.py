@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from . import across, export, figures, markdown, timeline, views
-from .collect import ROOM, Findings, collect, records_in
+from .collect import MANY, ROOM, Findings, collect, records_in
+from .cores import each
 from .page import page
 
 ASV_SITE = ROOM.parent / ".asv" / "html" / "index.html"  # html_dir of asv.conf.json
@@ -35,7 +36,7 @@ def files(
     tracks = timeline.tracks(found.glances, results)
     steps = timeline.steps(tracks)
     beside = across.compared(found.runs, across.machine_files(machines))
-    drawn = [one for run in found.runs for one in figures.figures(run)]
+    drawn = each(figures.figures, found.runs, len(found.glances) >= MANY)
     table = export.rows(found.runs)
     shown = [views.page(run, number) for number, run in enumerate(found.runs, 1)]
     return {
@@ -43,7 +44,7 @@ def files(
         "README.md": markdown.report(found, shown, drawn, beside),
         "cells.csv": export.as_csv(table),
         "report.json": export.as_json(found, shown, table, tracks, steps),
-        **{f"figures/{one.file}": one.svg for one in drawn},
+        **{f"figures/{one.file}": one.svg for several in drawn for one in several},
     }
 
 

@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from . import evidence
 from .cells import Cell, Networks, Run, against
+from .cores import each
 from .load import Glance, glance, load
 from .values import Unreadable, mapping, text
 from .wording import listed, plural
 
 ROOM = Path(__file__).resolve().parent
 Race = tuple[str, str]  # problem, scenario
+MANY = 16  # records
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,9 @@ def _older(glances: Sequence[Glance], suite: float) -> list[str]:
     ]
 
 
-def _looks(paths: list[Path]) -> Iterable[tuple[Path, Glance | str]]:
-    """A glance at each record, or why there is none. Of very many, each core takes a share."""
-    if len(paths) < 16:
-        return map(_look, paths)
-    with ProcessPoolExecutor() as pool:
-        return list(pool.map(_look, paths, chunksize=2))
+def _looks(paths: list[Path]) -> list[tuple[Path, Glance | str]]:
+    """A glance at each record, or why there is none."""
+    return each(_look, paths, len(paths) >= MANY)
 
 
 def _look(path: Path) -> tuple[Path, Glance | str]:
@@ -95,7 +93,7 @@ def _runs(glances: Sequence[Glance]) -> list[Run]:
     groups: dict[tuple[str, str], list[Glance]] = {}
     for g in sorted(glances, key=lambda g: (g.started, g.name), reverse=True):
         groups.setdefault((g.machine, g.threads), []).append(g)
-    return [_newest(group) for group in groups.values()]
+    return each(_newest, list(groups.values()), len(glances) >= MANY)
 
 
 def _newest(group: list[Glance]) -> Run:

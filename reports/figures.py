@@ -38,7 +38,6 @@ STYLE: dict[Any, Any] = {
 class Drawn:
     """A figure and the words that go with it."""
 
-    run: Run
     file: str
     title: str
     caption: str
@@ -63,9 +62,7 @@ def figures(run: Run) -> list[Drawn]:
                         f"{run.machine} {limits.threads(run)} {scenario} {draw.__name__}".lower(),
                     )
                     words = f"{title}, {run.machine}, {what}"
-                    found.append(
-                        Drawn(run, f"{file.strip('-')[-120:]}.svg", words, caption, _svg(figure))
-                    )
+                    found.append(Drawn(f"{file.strip('-')[-120:]}.svg", words, caption, _svg(figure)))
     return found
 
 

@@ -86,7 +86,7 @@ in_order = json.JSONEncoder(sort_keys=True).encode  # made once: there are very 
 
 def glance(path: Path) -> Glance:
     """Rounds are most of a record; here they are not even parsed."""
-    lines, _ = read_lines(path, skip='{"kind": "round"')
+    lines, _ = read_lines(path, skip=b'{"kind": "round"')
     header = lines[0]
     problems = [
         text(row[1]) for row in sequence(header.get("problems")) if isinstance(row, list) and row[1:]
@@ -120,24 +120,24 @@ def _networks(header: dict[str, Any]) -> Networks:
     return found
 
 
-def read_lines(path: Path, skip: str = "\n") -> tuple[list[dict[str, Any]], bool]:
+def read_lines(path: Path, skip: bytes = b"\n") -> tuple[list[dict[str, Any]], bool]:
     """The lines, but those that begin with ``skip``, and whether the last one was cut off in the middle."""
     try:
-        whole = path.read_bytes().decode("utf-8", "strict")
-    except UnicodeDecodeError:
-        raise Unreadable(f"{path} is not a record: it is not UTF-8 text") from None
+        whole = path.read_bytes()
     except OSError as error:
         reason = (error.strerror or "it cannot be opened").lower()
         raise Unreadable(f"{path} cannot be read: {reason}") from None
     found, cut = [], False
-    rows = whole.split("\n")  # not splitlines: that also splits inside of strings
+    rows = whole.split(b"\n")
     for i, row in enumerate(rows, 1):
         if row.startswith(skip) or not row.strip():
             continue
         try:
-            line = json.loads(row)
-        except (ValueError, RecursionError):
+            line = json.loads(row.decode())
+        except (ValueError, RecursionError) as error:
             if i < len(rows) or not found:
+                if isinstance(error, UnicodeDecodeError):
+                    raise Unreadable(f"{path} is not a record: it is not UTF-8 text") from None
                 state = "is cut off in its first line" if i == len(rows) else f"has no JSON in line {i}"
                 raise Unreadable(f"{path} is not a whole record: it {state}") from None
             cut = True

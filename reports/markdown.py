@@ -31,7 +31,7 @@ def code(words: str) -> str:
 
 
 def report(
-    found: Findings, shown: Sequence[dict[str, Any]], drawn: Sequence[Drawn], machines: dict[str, Any] | None
+    found: Findings, shown: Sequence[dict[str, Any]], drawn: Sequence[list[Drawn]], machines: dict[str, Any] | None
 ) -> str:  # fmt: skip
     """The page for those who read Markdown: what went wrong first, then who won, then figures and tables."""
     parts = ["# convzoo: kernels compared"]
@@ -44,8 +44,8 @@ def report(
         "cell, to sort, filter and rank by the accuracy you need; [cells.csv](cells.csv) and "
         "[report.json](report.json) hold the numbers."
     )
-    for run, view in zip(found.runs, shown, strict=True):
-        parts += _machine(run, view, [d for d in drawn if d.run is run])
+    for run, view, pictures in zip(found.runs, shown, drawn, strict=True):
+        parts += _machine(run, view, pictures)
     if machines:
         from .across import markdown as side_by_side
 

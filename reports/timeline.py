@@ -12,13 +12,13 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .cells import flat
+from .cores import each
 from .load import Glance
 from .values import mapping, number, text
 from .wording import plural_of
@@ -149,11 +149,11 @@ def steps(found: Sequence[Track]) -> list[Step]:
         return []
     jobs = [
         (i, key, values) for i, track in enumerate(found) for key, values in track.values.items()
-        if sum(v is not None for v in values) > 1
+        if _moves(values)
     ]  # fmt: skip
     series = [(values, found[i].weights.get(key)) for i, key, values in jobs]
     every: list[Step] = []
-    for (i, key, values), pieces in zip(jobs, _all_levels(series), strict=True):
+    for (i, key, values), pieces in zip(jobs, each(levels, series, len(series) >= 1000), strict=True):
         track = found[i]
         for one, other in itertools.pairwise(pieces):
             (_, end, before), (start, _, after) = one, other
@@ -168,6 +168,12 @@ def steps(found: Sequence[Track]) -> list[Step]:
             )
     every.sort(key=lambda s: (-abs(math.log(s.ratio)), s.track, s.key, s.first_after))
     return every[:MOST_STEPS]
+
+
+def _moves(values: list[float | None]) -> bool:
+    """Whether a step can be in them at all: no two levels lie further apart than two values do."""
+    known = [v for v in values if v is not None]
+    return len(known) > 1 and max(known) >= (1 + SMALLEST) * min(known)
 
 
 def _seen(track: Track, key: Key, one: tuple[int, int, float], other: tuple[int, int, float]) -> bool:
@@ -187,14 +193,6 @@ def _seen(track: Track, key: Key, one: tuple[int, int, float], other: tuple[int,
 
 Series = tuple[list[float | None], list[float | None] | None]  # values, weights
 Levels = list[tuple[int, int, float]]  # begin, end, level
-
-
-def _all_levels(series: list[Series]) -> Iterable[Levels]:
-    """Of very many, each core takes a share."""
-    if len(series) < 1000:
-        return map(levels, series)
-    with ProcessPoolExecutor() as pool:
-        return list(pool.map(levels, series, chunksize=100))
 
 
 def levels(one: Series) -> Levels:

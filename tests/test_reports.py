@@ -21,7 +21,8 @@ from benchmarks import compare, record, summary
 from benchmarks.problems import Layer, resolve
 from convzoo import Conv2d
 from reports import __main__ as command
-from reports import answer, evidence, markdown, timeline, views, wording
+from reports import answer, build, evidence, markdown, timeline, views, wording
+from reports import collect as collect_module
 from reports.collect import collect
 from reports.load import load
 from reports.page import embedded
@@ -400,6 +401,14 @@ def test_same_record_gives_the_same_bytes(tmp_path):
             assert (path.parent / "out" / Path(f).relative_to(tmp_path / seed)).read_bytes() == Path(
                 f
             ).read_bytes()
+
+
+def test_work_shared_among_cores_gives_the_same_bytes(tmp_path, monkeypatch):
+    paths = [written(tmp_path / str(i), machine=f"machine-{i}") for i in range(3)]
+    alone = build.of_records(paths)
+    for module in (build, collect_module):
+        monkeypatch.setattr(module, "MANY", 0)
+    assert build.of_records(paths) == alone and any("speeds.svg" in name for name in alone)
 
 
 def test_page_asks_nothing_of_a_network_and_runs_one_script(tmp_path):
