@@ -55,7 +55,7 @@ $(READY): pyproject.toml constraints/$(PROFILE).txt
 	    + ": make PYTHON=/path/to/python3.12 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints/$(PROFILE).txt \
-	    -e '.[$(PROFILE),bench,report,test,dev]'
+	    -e '.[$(PROFILE),bench,report,fleet,test,dev]'
 	touch $@
 
 clean:

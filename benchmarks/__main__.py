@@ -45,26 +45,24 @@ def parser() -> Parser:
     p.add_argument("--timeout", type=float, metavar="SECONDS", default=300.0, help="for one cell")
 
     p = verb("compare", "time kernels against each other, each output judged before and after")
-    p.add_argument("--preset", choices=("quick", "standard", "full"), default="quick")
-    p.add_argument("--kernels", nargs="+", metavar="GLOB", default=["*"])
-    p.add_argument("--problems", nargs="+", metavar="SET|FILE|STRING", help="default: the preset's")
-    p.add_argument("--batch", type=int, metavar="N", help="replace N of every problem")
-    p.add_argument("--layout", choices=["nchw", "nhwc"], help="replace the layout of every problem")
-    p.add_argument("--scenario", nargs="+", choices=("eager", "packed"), default=["packed"])
-    p.add_argument("--baseline", metavar="KERNEL", help="default: torch's builtin on this device")
-    p.add_argument("--threads", type=int, metavar="N", help="default: all usable CPUs")
+    _sweep_options(p)
     p.add_argument("--machine", metavar="NAME", help="default: made from the hardware")
-    p.add_argument("--records", metavar="DIR", help="default: reports/records")
-    p.add_argument("--rounds", type=int, metavar="N", help="exactly N rounds")
-    p.add_argument("--budget", type=float, metavar="SECONDS", help="begin no round beyond this")
-    p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0, help="for one cell")
-    p.add_argument("--seed", type=int, default=0)
     p.add_argument("--resume", metavar="RECORD.jsonl", help="go on with an interrupted run")
     p.add_argument("--raw", action="store_true", help="keep every sample in the record")
     p.add_argument(
         "--report", action="store_true", help="write the HTML and Markdown report of this run"
     )
-    p.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+    p = verb("fleet", "the same sweep over many hosts, on Dask distributed")
+    where = p.add_mutually_exclusive_group(required=True)
+    where.add_argument("--local", type=int, metavar="N", help="N workers on this box, to try it out")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask scheduler: tcp://host:8786")
+    where.add_argument("--ssh", metavar="HOSTFILE", help="a line: [user@]host[:port] [its checkout]")
+    p.add_argument("--plan", action="store_true", help="only say how long it takes on which hosts")
+    p.add_argument(
+        "--resume", nargs="+", metavar="RECORD.jsonl", help="finish what is incomplete there"
+    )
+    _sweep_options(p)
 
     p = verb("cost", "what kernels cost before they are fast, cold and warm, and when that pays off")
     p.add_argument("kernels", nargs="*", metavar="GLOB", help="default: all")
@@ -159,6 +157,24 @@ def parser() -> Parser:
         "--check", action="store_true", help="change nothing; exit 1 where they are out of date"
     )
     return top
+
+
+def _sweep_options(p: argparse.ArgumentParser) -> None:
+    """What is measured, how well, and where the record goes."""
+    p.add_argument("--preset", choices=("quick", "standard", "full"), default="quick")
+    p.add_argument("--kernels", nargs="+", metavar="GLOB", default=["*"])
+    p.add_argument("--problems", nargs="+", metavar="SET|FILE|STRING", help="default: the preset's")
+    p.add_argument("--batch", type=int, metavar="N", help="replace N of every problem")
+    p.add_argument("--layout", choices=["nchw", "nhwc"], help="replace the layout of every problem")
+    p.add_argument("--scenario", nargs="+", choices=("eager", "packed"), default=["packed"])
+    p.add_argument("--baseline", metavar="KERNEL", help="default: torch's builtin on this device")
+    p.add_argument("--threads", type=int, metavar="N", help="default: all usable CPUs")
+    p.add_argument("--records", metavar="DIR", help="default: reports/records")
+    p.add_argument("--rounds", type=int, metavar="N", help="exactly N rounds")
+    p.add_argument("--budget", type=float, metavar="SECONDS", help="begin no round beyond this")
+    p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0, help="for one cell")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
 def chosen(globs: list[str]) -> list[str]:
@@ -315,38 +331,47 @@ def compare(args: argparse.Namespace) -> int:
     return code
 
 
-def _begun(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """A new sweep and the header of its record."""
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """The part of a record's header that is the same on whatever machine."""
     from dataclasses import asdict
 
     from . import compare as sweeping
-    from . import hardware, machine_file, problems, record
+    from . import problems, record
 
     preset = sweeping.preset(args.preset, args.rounds, args.budget)
     layers = problems.resolve(args.problems or problems.PRESETS[args.preset], args.batch, args.layout)
     kernels = chosen(args.kernels)
     if args.baseline:
         kernels = list(dict.fromkeys([*kernels, *chosen([args.baseline])]))
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"), "command": record.command(),
+        "preset": args.preset, "sampling": asdict(preset), "scenarios": args.scenario, "seed": args.seed,
+        "kernels": kernels, "problems": [[x.name, str(x.problem), x.count] for x in layers],
+        "networks": problems.networks_in(layers),
+    }  # fmt: skip
+
+
+def _begun(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """A new sweep and the header of its record."""
+    from . import compare as sweeping
+    from . import hardware, machine_file, record
+
+    asked = _asked(args)
     threads = args.threads or hardware.usable_cpus()
     facts = hardware.facts()
     machine = args.machine or hardware.machine_name(facts)
     state = record.commit()
     header = {
-        "suite": record.SUITE, "method": "compare", "machine": machine, "hardware": facts,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"), **state,
-        "commit_date": record.commit_date(state["commit"]), "command": record.command(),
-        "preset": args.preset, "sampling": asdict(preset), "threads": threads,
-        "scenarios": args.scenario, "seed": args.seed, "warnings": hardware.warnings(),
-        "kernels": kernels, "problems": [[x.name, str(x.problem), x.count] for x in layers],
-        "networks": problems.networks_in(layers),
+        "suite": record.SUITE, "method": "compare", "machine": machine, "hardware": facts, **state,
+        "commit_date": record.commit_date(state["commit"]), "threads": threads, "warnings": hardware.warnings(),
+        **asked,
         "ceilings": machine_file.ceilings(machine, facts, threads), "null": machine_file.load(machine).get("null"),
     }  # fmt: skip
     path = record.new_path(sweeping.record_folder(args.records), machine, args.preset)
-    cells = sweeping.cells_of(header)
     log = record.Record(path, header)
     found = sweeping.Sweep(
-        cells, preset, threads, args.seed, log, args.timeout, args.raw, ceilings=header["ceilings"],
-        watch=True,
+        sweeping.cells_of(header), sweeping.preset(args.preset, args.rounds, args.budget), threads, args.seed,
+        log, args.timeout, args.raw, ceilings=header["ceilings"], watch=True,
     )  # fmt: skip
     return found, header
 
@@ -357,6 +382,14 @@ def _resumed(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     from . import record
 
     path = Path(args.resume).resolve()
+    header, lines = _resumable(path)
+    return sweeping.resumed(header, lines, record.Record(path), args.timeout, args.raw), header
+
+
+def _resumable(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Header and other lines of a record that this tree can go on with. ValueError where it cannot."""
+    from . import record
+
     lines = list(record.read(path))
     if not lines:
         raise ValueError(f"{path}: holds no run: begin a new record")
@@ -368,7 +401,7 @@ def _resumed(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
             f"{' with uncommitted changes' if header['dirty'] else ''}, and this tree is at "
             f"{now['commit'][:8]}{' with uncommitted changes' if now['dirty'] else ''}: begin a new record"
         )
-    return sweeping.resumed(header, lines[1:], record.Record(path), args.timeout, args.raw), header
+    return header, lines[1:]
 
 
 def _report(path: Path) -> list[str]:
@@ -511,7 +544,7 @@ def doctor(args: argparse.Namespace) -> int:
     known = machine_file.load(name)
     document = {
         "machine": name, "hardware": facts, "backends": backends, "warnings": warnings,
-        "ceilings": known.get("ceilings"), "null": known.get("null"), **record.commit(),
+        "ceilings": known.get("ceilings"), "null": known.get("null"), "suite": record.SUITE, **record.commit(),
     }  # fmt: skip
     if args.json:
         emit("doctor", document)
@@ -738,10 +771,65 @@ def reproduce(args: argparse.Namespace) -> int:
     )
 
 
+def fleet(args: argparse.Namespace) -> int:
+    import contextlib
+
+    from . import compare as sweeping
+    from .fleet import cluster, coordinator, plan, share
+
+    if args.local is not None and args.local < 1:
+        raise ValueError(f"--local must be at least 1, got {args.local}")
+    folder = sweeping.record_folder(args.records)
+    resumed = share.resume([(path, *_resumable(path)) for path in map(Path, args.resume or [])])
+    durations = plan.Durations(folder.rglob("*.jsonl"))
+    given = {k: getattr(args, k) for k in ("preset", "seed", "timeout", "threads", "rounds", "budget")}
+    arguments = [word for k, v in given.items() if v is not None for word in (f"--{k}", str(v))]
+    arguments += ["-q", "--scenario", *args.scenario]
+    try:
+        with contextlib.ExitStack() as stack:
+            client = cluster.connect(stack, args.local, args.scheduler, args.ssh)
+            run = coordinator.Fleet(
+                client, _asked(args), folder, resumed, arguments, durations.round_seconds
+            )
+            if not args.plan:
+                return _fleet_sweep(args, run)
+            run.announce()
+    except ImportError as error:
+        print(
+            f"python -m benchmarks fleet: needs {error.name}: pip install 'convzoo[fleet]'",
+            file=sys.stderr,
+        )
+        return FAILED
+    found = plan.plan(run, durations, sweeping.preset(args.preset, args.rounds, args.budget))
+    if args.json:
+        emit("fleet-plan", found)
+    else:
+        plan.show(found)
+    return FINE if found["hosts"] else FAILED
+
+
+def _fleet_sweep(args: argparse.Namespace, run: Any) -> int:
+    from . import terminal
+    from .fleet import report
+
+    with terminal.progress(1, args.quiet or args.json) as run.progress:
+        run.run()
+    document = report.document(run, args.baseline)
+    if args.json:
+        emit("fleet", document)
+    else:
+        report.show(document, run)
+    if run.interrupted:
+        return INTERRUPTED
+    code = _exit_code([c.status for share in run.shares.values() for c in share.cells])
+    unfinished = any(share["status"] != "complete" for share in document["shares"])
+    return FAILED if unfinished and code == FINE else code
+
+
 VERBS = {
     "list": list_kernels, "check": check, "compare": compare, "cost": cost, "explain": explain, "doctor": doctor,
     "machine": machine, "export": export, "gpu": gpu, "gpu-offline": gpu_offline, "selftest": selftest,
-    "regress": regress, "history": history, "trace": trace, "reproduce": reproduce,
+    "regress": regress, "history": history, "trace": trace, "reproduce": reproduce, "fleet": fleet,
 }  # fmt: skip
 
 

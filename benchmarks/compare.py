@@ -182,7 +182,9 @@ class Sweep:
             "look": not cell.rounds,
             "path": cell.path,
         }
+        began = monotonic()
         reply = self._ask(workers[cell.backend], request)
+        reply["wall_seconds"] = round(monotonic() - began, 3)  # of all of it: a plan adds them up
         lost = reply.pop("lost", False)
         if reply["status"] in ("unsupported", "unavailable"):
             self._drop(cell, reply["status"], reply["why"])
@@ -281,14 +283,17 @@ def resumed(
     for line in lines:
         if line["kind"] == "ceilings":
             sweep.ceilings = line["ceilings"]
-        if line["kind"] not in ("round", "skip"):
-            continue
-        cell = by_key[tuple(line[k] for k in cell_key)]
-        if line["kind"] == "round":
-            cell.rounds[line["round"]] = {k: v for k, v in line.items() if k not in ("kind", *cell_key)}
-        if line["status"] != "ok":
-            cell.status, cell.why = line["status"], line["why"]
+        if line["kind"] in ("round", "skip"):
+            replay(by_key[tuple(line[k] for k in cell_key)], line)
     return sweep
+
+
+def replay(cell: Cell, line: dict[str, Any]) -> None:
+    """What a round or skip line of a record says about its cell."""
+    if line["kind"] == "round":
+        cell.rounds[line["round"]] = {k: v for k, v in line.items() if k not in ("kind", *cell_key)}
+    if line["status"] != "ok":
+        cell.status, cell.why = line["status"], line["why"]
 
 
 cell_key = ("kernel", "problem", "scenario")

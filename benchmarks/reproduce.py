@@ -17,7 +17,7 @@ from typing import Any
 from convzoo import Conv2d
 
 from . import agreement, published
-from .compare import Cell, Preset, Sweep
+from .compare import STEADY, Cell, Preset, Sweep
 from .problems import Layer
 from .published import Published
 from .record import Record
@@ -28,6 +28,7 @@ INSIDE_SHARE = 0.9  # of the cells must be inside
 SIMILAR = 0.75  # of the pairs that both machines tell apart must be in the same order
 FALSIFIED = math.log(1.2)  # how large a falsification is that the reader is told about
 OUTSIDE = (agreement.FAST, agreement.SLOW)
+BUSY = "busy here"  # slower than the record in rounds during which the host gave less than it can
 
 
 @dataclass
@@ -116,7 +117,7 @@ class Reproduction:
         """What the cells of one record share."""
         bests = []
         for r, line, cell in self.cells:
-            here = list(cell.medians.values())
+            here = steady(cell)
             if r is record and cell.status == "ok" and here:
                 bests.append(agreement.shift(line["round_seconds"], here).best)
         return agreement.drift(bests) if self.same_class else 0.0
@@ -155,6 +156,14 @@ class Reproduction:
             return found | {"verdict": "ok"}
         shift = agreement.shift(line["round_seconds"], values)
         verdict = agreement.verdict(shift, shared)
+        if verdict == agreement.FAST and len(steady(cell)) < agreement.CONFIRMED // 2:
+            done = len(values) >= agreement.CONFIRMED or cell.settled()
+            verdict = BUSY if done else "unfinished"
+        elif verdict == agreement.FAST:
+            shift = agreement.shift(line["round_seconds"], steady(cell))
+            verdict = agreement.verdict(shift, shared)
+        elif line.get("host_share", 1.0) < STEADY:
+            verdict = agreement.INSIDE  # it says itself that its machine was busy
         enough = self.asked[id(cell)] if verdict == agreement.INSIDE else agreement.CONFIRMED
         if len(values) < enough and not cell.settled():
             verdict = "unfinished"
@@ -167,6 +176,11 @@ class Reproduction:
             "verdict": verdict, "ratio": math.exp(shift.middle), **limits, "best_ratio": math.exp(shift.best),
             "noticed_if_claimed_faster_by": faster, "noticed_if_claimed_slower_by": slower,
         }  # fmt: skip
+
+
+def steady(cell: Cell) -> list[float]:
+    """Seconds of the rounds during which the host gave what it can: only these tell how fast a call can be."""
+    return [s for i, s in cell.medians.items() if cell.rounds[i].get("host_share", 1.0) >= STEADY]
 
 
 def orders(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .agreement import FAST, INSIDE, SLOW, TOGETHER
 from .published import name
-from .reproduce import FALSIFIED, INSIDE_SHARE, OUTSIDE, SIMILAR
+from .reproduce import BUSY, FALSIFIED, INSIDE_SHARE, OUTSIDE, SIMILAR
 from .terminal import console, seconds_text
 
 AGREES, DISAGREES, NOTHING = "agrees", "disagrees", "could not be told"
@@ -73,7 +73,7 @@ def _pairs(document: dict[str, Any]) -> tuple[int, list[str], int]:
 
 def failures(document: dict[str, Any]) -> list[str]:
     """Cells of which nothing can be said, because they failed to run here."""
-    fine = (INSIDE, *OUTSIDE, "wrong", "ok")
+    fine = (INSIDE, *OUTSIDE, BUSY, "wrong", "ok")
     return [
         f"{name(x)}: {x['verdict']} {x['why']}".strip()
         for x in document["cells"]
@@ -85,7 +85,8 @@ def verdict(document: dict[str, Any]) -> str:
     if objections(document):
         return DISAGREES
     same, turned, _ = _pairs(document)
-    return AGREES if _told(document) or same + len(turned) else NOTHING
+    enough = 2 * len(_told(document)) >= len(document["cells"])
+    return AGREES if enough or same + len(turned) else NOTHING
 
 
 def sentence(document: dict[str, Any]) -> str:
@@ -99,7 +100,12 @@ def sentence(document: dict[str, Any]) -> str:
     if document["same_class"]:
         told = _told(document)
         inside = sum(x["verdict"] == INSIDE for x in told)
-        return f"{said}: {inside} of {len(told)} cells are inside ({seed}). {_on_the_whole(document)}{_power(told)}"
+        busy = sum(x["verdict"] == BUSY for x in document["cells"])
+        left = f" This machine was too busy to tell of {busy} more." if busy else ""
+        return (
+            f"{said}: {inside} of {len(told)} cells are inside ({seed}).{left} {_on_the_whole(document)}"
+            f"{_power(told)}"
+        )
     same, turned, untold = _pairs(document)
     taus = [o["tau"] for o in document["orders"] if o["tau"] is not None]
     mean = f", Kendall's tau {sum(taus) / len(taus):.2f} over {len(taus)} problems" if taus else ""

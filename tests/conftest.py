@@ -6,6 +6,7 @@ import fnmatch
 import importlib
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ import convzoo
 from convzoo import catalog
 from convzoo.backends import BACKENDS
 from convzoo.catalog import find
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Numba warns that small problems leave a GPU idle. They are meant to be small, and warnings are errors.
 os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
@@ -134,6 +137,20 @@ def drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     yield dropped
     monkeypatch.undo()
     catalog._catalog.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def clean_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A committed copy of the tree: only what is committed can be resumed."""
+    root = tmp_path_factory.mktemp("clean") / "tree"
+    root.mkdir()
+    for name in ("kernels", "benchmarks"):
+        subprocess.run(["cp", "-r", str(REPOSITORY / name), str(root / name)], check=True)
+    (root / ".gitignore").write_text("__pycache__/\n")
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], cwd=root, check=True)
+    return root
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PROFILES = {"cpu": None, "cuda12": "12", "cuda13": "13"}  # and the CUDA major they bring
-WITH = ("bench", "report", "test", "dev")  # what make installs beside a profile
+WITH = ("bench", "report", "fleet", "test", "dev")  # what make installs beside a profile
 
 
 def plain(name: str) -> str:

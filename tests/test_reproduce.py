@@ -127,6 +127,7 @@ class Machine:
     replies: ClassVar = {}
     asked = 0
     dies_at = -1
+    slower = 1.0
 
     def __init__(self, backend, threads):
         self.about = {"numpy": "2.4"}
@@ -142,6 +143,7 @@ class Machine:
             return {"status": status, "why": "planted"}
         flops = compare.Conv2d.parse(request["problem"]).flops
         seconds = flops * 1e-11 * self.times[request["kernel"]][0] * self.rng.uniform(0.98, 1.05)
+        seconds *= self.slower
         return {"status": "ok", "seconds": seconds, "algorithm": "direct"}
 
     def close(self):
@@ -151,8 +153,10 @@ class Machine:
 class Quiet:
     def __init__(self, threads, known=0.0): ...
 
+    now = 1.0
+
     def share(self):
-        return 1.0
+        return self.now
 
     def close(self): ...
 
@@ -163,6 +167,7 @@ def machine(monkeypatch):
     fresh = type("Fresh", (Machine,), {"rng": random.Random(8), "replies": {}, "asked": 0})
     monkeypatch.setattr(compare, "Worker", fresh)
     monkeypatch.setattr(compare.ceilings, "Pulse", Quiet)
+    monkeypatch.setattr(compare, "sleep", lambda seconds: None)
     monkeypatch.setattr(machine_file, "ceilings", lambda *_: {})
     monkeypatch.setattr(hardware, "facts", lambda: HERE | {"python": "3.12"})
     return fresh
@@ -174,7 +179,7 @@ def publish(folder, kernels=TIMES, rounds=4, **header):
     return written(Path(folder), kernels=kernels, rounds=rounds, **given)
 
 
-def falsify(path, factor, chosen=lambda kernel, problem: True, seal=True):
+def falsify(path, factor, chosen=lambda kernel, problem: True, **more):
     """Times of the chosen cells times ``factor``, in every place that tells them, with a new seal."""
     from benchmarks.record import Record
 
@@ -184,6 +189,7 @@ def falsify(path, factor, chosen=lambda kernel, problem: True, seal=True):
     log = Record(path, header)
     for line in lines:
         if line["kind"] in ("round", "cell") and chosen(line["kernel"], line["problem"]):
+            line |= more
             for key in ("seconds", "low", "high", "q25", "q75"):
                 line |= {key: line[key] * factor} if key in line else {}
             if "round_seconds" in line:
@@ -237,6 +243,25 @@ def test_one_slow_cell_is_named_but_an_honest_machine_may_have_been_busy(machine
     assert command.main(["reproduce", str(path), "--cells", "30", "--seed", "5", "-q"]) == 0
     said = capsys.readouterr().out
     assert "28 of 30 cells are inside" in said and "record too slow" in said and "busy?" in said
+
+
+def test_a_machine_that_is_busy_speaks_against_nobody(machine, tmp_path, capsys, monkeypatch):
+    """Three times slower, and the host says itself that it has less than it can give."""
+    path = publish(tmp_path)
+    machine.slower = 3.0
+    monkeypatch.setattr(Quiet, "now", 0.3)
+    code, found = ask(capsys, path)
+    assert code == 2 and found["verdict"] == "could not be told" and not found["objections"]
+    assert "too busy to tell of 20 more" in found["sentence"]
+    monkeypatch.setattr(Quiet, "now", 0.95)
+    code, found = ask(capsys, path)
+    assert code == 1 and {x["verdict"] for x in found["cells"]} == {agreement.FAST}
+
+
+def test_a_record_of_a_busy_machine_is_not_too_slow(machine, tmp_path, capsys):
+    path = falsify(publish(tmp_path), 1.5, lambda *cell: cell[0] == "numpy/fft", host_share=0.4)
+    code, found = ask(capsys, path, "--cells", "30")
+    assert code == 0 and {x["verdict"] for x in found["cells"]} == {"inside"}
 
 
 def test_a_record_changed_by_hand_shows_it(machine, tmp_path, capsys):

@@ -24,20 +24,6 @@ ARGUMENTS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def clean_tree(tmp_path_factory):
-    """A committed copy of the tree: only what is committed can be resumed."""
-    root = tmp_path_factory.mktemp("clean") / "tree"
-    root.mkdir()
-    for name in ("kernels", "benchmarks"):
-        subprocess.run(["cp", "-r", str(ROOT / name), str(root / name)], check=True)
-    (root / ".gitignore").write_text("__pycache__/\n")
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
-        subprocess.run([*git, *command], cwd=root, check=True)
-    return root
-
-
 def begin(root, *arguments):
     environment = os.environ | {"PYTHONPATH": f"{root / 'kernels'}{os.pathsep}{root}"}
     return subprocess.Popen(
