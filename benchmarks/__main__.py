@@ -727,8 +727,8 @@ def trace(args: argparse.Namespace) -> int:
 def reproduce(args: argparse.Namespace) -> int:
     import secrets
 
-    from . import hardware, machine_file, published, reproduced, terminal
-    from . import reproduce as room
+    from . import hardware, machine_file, terminal
+    from .reproduce import again, agreement, published, verdict, words
 
     if args.cells < 1:
         raise ValueError(f"--cells must be at least 1, got {args.cells}")
@@ -739,36 +739,27 @@ def reproduce(args: argparse.Namespace) -> int:
     for text in hardware.warnings():
         print(f"warning: {text}", file=sys.stderr)
     if not drawn:
-        reasons = [
-            *about["notes"],
-            *(f"{n} cells: the kernel {why}" for why, n in about["left_out"].items()),
-        ]
-        print(
-            f"python -m benchmarks reproduce: nothing to measure again: {'; '.join(reasons)}",
-            file=sys.stderr,
-        )
+        reasons = [f"{n} cells: the kernel {why}" for why, n in about["left_out"].items()]
+        said = "; ".join([*about["notes"], *reasons])
+        print(f"python -m benchmarks reproduce: nothing to measure again: {said}", file=sys.stderr)
         return FAILED
-    with terminal.progress(len(drawn) * room.agreement.SCREENED, args.quiet or args.json) as bar:
-        run = room.Reproduction(
+    with terminal.progress(len(drawn) * agreement.SCREENED, args.quiet or args.json) as bar:
+        run = again.Again(
             drawn, same_class, hardware.usable_cpus(), seed,
             lambda threads: machine_file.ceilings(machine, facts, threads), args.timeout, bar,
         )  # fmt: skip
         run.run()
-    document = {"machine": machine, **run.document(), **about}
-    document |= {"verdict": reproduced.verdict(document), "sentence": reproduced.sentence(document)}
+    found = {"machine": machine, **verdict.document(run), **about}
     if args.json:
-        emit("reproduce", document | {"objections": reproduced.objections(document)})
+        emit("reproduce", found | {"sentence": words.sentence(found)})
     else:
-        reproduced.show(document)
+        words.show(found)
     if run.interrupted:
         return INTERRUPTED
-    if document["verdict"] == reproduced.DISAGREES:
+    if found["verdict"] == verdict.DISAGREES:
         return WRONG
-    return (
-        FINE
-        if document["verdict"] == reproduced.AGREES and not reproduced.failures(document)
-        else FAILED
-    )
+    fine = found["verdict"] == verdict.AGREES and not verdict.failures(found)
+    return FINE if fine else FAILED
 
 
 def fleet(args: argparse.Namespace) -> int:

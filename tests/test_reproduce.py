@@ -15,7 +15,8 @@ import pytest
 from invented import HARDWARE, KERNELS, PROBLEMS, written
 
 from benchmarks import __main__ as command
-from benchmarks import agreement, compare, hardware, machine_file, published
+from benchmarks import compare, hardware, machine_file
+from benchmarks.reproduce import agreement, published
 from reports import vet
 
 NAMES = ("numpy/im2col", "numpy/fft", "numpy/shifted", "numpy/windows", "numpy/per_channel")

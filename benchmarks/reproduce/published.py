@@ -14,13 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .record import ROOT, SUITE, read
-from .summary import interval
+from ..compare import GPU_BACKENDS
+from ..record import ROOT, SUITE, read
+from ..summary import interval
 
 KEY = ("kernel", "problem", "scenario")
 # What makes a machine another one; reports/vet.py asks the same before records stand side by side.
 IDENTITY = ("cpu", "microarchitecture", "cpu_family_model", "vector", "usable_cpus", "caches", "arch")
-GPU_BACKENDS = ("numba_cuda", "cupy", "torch_cuda")
 
 
 class OtherSuite(ValueError):
@@ -171,18 +171,13 @@ def candidates(records: Iterable[Published]) -> tuple[Drawn, dict[str, int]]:
     return found, left_out
 
 
-def draw(every: Drawn, count: int, seed: int) -> Drawn:
-    """``count`` cells at random."""
-    return random.Random(seed).sample(every, min(count, len(every)))
-
-
-def draw_races(every: Drawn, count: int, seed: int) -> Drawn:
+def _races(every: Drawn, count: int, at_random: random.Random) -> Drawn:
     """About ``count`` cells at random, but whole problems, whose kernels can be ranked."""
     races: dict[tuple, Drawn] = {}
     for record, cell in every:
         races.setdefault((record.path, cell["problem"], cell["scenario"]), []).append((record, cell))
     full = [race for race in races.values() if len(race) > 1]
-    random.Random(seed).shuffle(full)
+    at_random.shuffle(full)
     drawn: Drawn = []
     for race in full:
         if drawn and len(drawn) + len(race) > count:
@@ -213,7 +208,8 @@ def choose(
     for record in [] if same else records:
         notes.append(f"{record.path.name}: another machine: {', '.join(differences(record, facts))}")
     every, left_out = candidates(same or records)
-    drawn = draw(every, count, seed) if same else draw_races(every, count, seed)
+    at_random = random.Random(seed)
+    drawn = at_random.sample(every, min(count, len(every))) if same else _races(every, count, at_random)
     if not drawn and every:
         notes.append("no problem has two kernels that can be ranked")
     return drawn, bool(same), {"notes": notes, "left_out": left_out}

@@ -1,9 +1,11 @@
 """Does a time that somebody published agree with what is measured here? Two samples of rounds, one machine class.
 
-A cell of a record is the times of a few rounds, and so is what is measured here. Another program can only
-add time, and how much it adds differs from one session to the next, so an undisturbed call is what both have
-in common. Each sample gives an interval for its log(seconds): at most its best round, and at least what
-is left when the noise above it, taken as exponential, is taken off (``undisturbed``). Then:
+The interval that a record prints is of its own few rounds: that of three holds the middle of all rounds with 75 %
+confidence, so that one honest cell in four lies outside of it by construction. It is therefore not what a cell is
+held to. What is asked is whether the rounds there and those here can be of one time. Another program can only add
+time, and how much it adds differs from one session to the next, so an undisturbed call is what both have in
+common. Each sample gives an interval for its log(seconds): at most its best round, and at least what is left when
+the noise above it, taken as exponential, is taken off (``undisturbed``). Then:
 
 1. The record is too fast where even the least that a call can take here lies MARGIN above its best round.
 2. It is too slow where even the least that it allows lies MARGIN above the best round here, and a rank-sum test
