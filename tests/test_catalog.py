@@ -209,6 +209,7 @@ def test_rule_behind_auto_names_kernels_that_exist():
         ("n1c64h56w56k256r1s1", "eager", "elementwise", "numba/unpacked"),
         ("n1c64h56w56k256r1s1-nhwc", "eager", "elementwise", "numba/pointwise"),
         ("n1c64h56w56k256r1s1", "packed", "elementwise", "numba/pointwise"),
+        ("n16c512h28w28k256r1s1-st2", "packed", "elementwise", "numba/register_tile"),
         ("n1c64h56w56k64r5s5", "eager", "elementwise", "numba/register_tile"),
         ("n1c64h56w56k64r3s3-p1-g64", "packed", "elementwise", "numba/depthwise"),
         ("n1c3h128w128k4r5s5", "packed", "elementwise", "numba/few_channels"),
