@@ -25,6 +25,8 @@ BACKENDS = {
 OTHER = "#8a8f98"
 MARKS = "osD^vP*X"  # one for each problem, as long as they last
 MOST_INTERVALS = 40  # problems; of more, the intervals would be one grey band and a megabyte
+MOST_NAMES = 12  # kernels
+DASHES: dict[str, Any] = {"L1": (0, (1, 2)), "L2": (0, (5, 3)), "L3": (0, (10, 4))}
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "convzoo", "svg.fonttype": "path", "font.family": "sans-serif", "font.size": 9.5,
     "text.parse_math": False, "text.color": INK, "axes.edgecolor": RULE, "axes.labelcolor": QUIET,
@@ -78,22 +80,25 @@ def color(cell: Cell) -> str:
     return BACKENDS.get(cell.backend, OTHER)
 
 
-def _axes(wide: float, high: float, *, left: float = 0.9) -> tuple[Any, Any]:
+def _axes(wide: float, high: float, *, left: float = 0.9, top: float = 0.25) -> tuple[Any, Any]:
     """A figure of these inches and its axes, with the same margins whatever the size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(wide, high))
-    box = (left / wide, 0.5 / high, (wide - left - 0.3) / wide, (high - 0.75) / high)
+    box = (left / wide, 0.5 / high, (wide - left - 0.3) / wide, (high - 0.5 - top) / high)
     return figure, figure.add_axes(box)
 
 
 def _ticks(axis: Any, write: Callable[[float], str]) -> None:
-    """Ticks of a logarithmic axis in words, at 1, 2 and 5 where there are few decades."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    """Ticks of a logarithmic axis in words, at 1, 2 and 5 where there are few decades; round numbers within one."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     low, high = axis.get_view_interval()
-    short = high / low < 100
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,), numticks=12))
+    if high / low < 5:
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,), numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda v, _: write(v)))
     axis.set_minor_formatter(NullFormatter())
 
@@ -150,7 +155,7 @@ def roofline(run: Run, scenario: str) -> Any:
     cells = [c for c in cells if c.problem in known]
     if top is None or not reads or len({c.problem for c in cells}) < 2:
         return None
-    figure, axes = _axes(9.6, 4.6)
+    figure, axes = _axes(9.6, 4.8, top=0.5)
 
     def intensity(cell: Cell) -> float:
         return known[cell.problem].flops / known[cell.problem].min_bytes
@@ -160,12 +165,9 @@ def roofline(run: Run, scenario: str) -> Any:
     for level, rate in reads.items():
         ridge = top / rate
         axes.plot([first, ridge], [first * rate, top], color=QUIET, linewidth=1,
-                  linestyle="-" if level == "DRAM" else "--")  # fmt: skip
-        axes.annotate(f"{level} {say.plain(rate)} GB/s", (ridge, top), xytext=(-4, 5), ha="right", fontsize=8,
-                      textcoords="offset points", rotation=30, color=QUIET)  # fmt: skip
-    axes.plot([first, last], [top, top], color=INK, linewidth=1.4)
-    axes.annotate(f"multiply-adds {say.plain(top)} GFLOP/s", (last, top), xytext=(0, 5), ha="right", fontsize=8.5,
-                  textcoords="offset points")  # fmt: skip
+                  linestyle=DASHES.get(level, "-"), label=f"from {level} {say.plain(rate)} GB/s")  # fmt: skip
+    axes.plot([first, last], [top, top], color=INK, linewidth=1.4,
+              label=f"multiply-adds {say.plain(top)} GFLOP/s")  # fmt: skip
     best = {id(race.best) for race in standing.races(run, scenario)}
     looks: dict[tuple[bool, bool, str], list[Cell]] = {}
     for cell in cells:
@@ -179,9 +181,29 @@ def roofline(run: Run, scenario: str) -> Any:
     _ticks(axes.yaxis, say.plain)
     for backend in sorted({c.backend for c in cells}):
         axes.plot([], [], "o", color=BACKENDS.get(backend, OTHER), markersize=5, label=backend)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.04), ncols=6, fontsize=8.5, borderaxespad=0.1,
-                handletextpad=0.2)  # fmt: skip
+    handles, names = axes.get_legend_handles_labels()  # lines first; a legend is filled by columns
+    lines = len(reads) + 1
+    figure.legend(handles[:lines][-6:], names[:lines][-6:], loc="upper left", bbox_to_anchor=(0.085, 1), ncols=6,
+                  fontsize=8.5, borderaxespad=0.1, handlelength=2.4, columnspacing=1.2)  # fmt: skip
+    axes.legend(handles[lines:], names[lines:], loc="lower left", bbox_to_anchor=(0, 1), ncols=10, fontsize=8.5,
+                borderaxespad=0.1, handletextpad=0.2)  # fmt: skip
     return figure
+
+
+def _named(figure: Any, axes: Any, points: list[tuple[float, float, str]], named: set[str]) -> None:
+    """The names of these points, each beside its own where neither a mark nor another name stands."""
+    at = axes.transData.transform([p[:2] for p in points]) * 72 / figure.dpi
+    taken = [(x - 4, y - 3, x + 4, y + 3) for x, y in at]
+    for (px, py), (x, y, name) in zip(at, points, strict=True):
+        wide = 4.9 * len(name)  # of 8.5 points
+        for dx, dy in ((7, 4), (-7 - wide, 4), (7, -11), (-7 - wide, -11)) if name in named else ():
+            box = px + dx, py + dy - 2, px + dx + wide, py + dy + 8
+            if not any(
+                box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken
+            ):
+                taken.append(box)
+                axes.annotate(name, (x, y), xytext=(dx, dy), textcoords="offset points", fontsize=8.5)
+                break
 
 
 def accuracy(run: Run, scenario: str) -> Any:
@@ -204,22 +226,20 @@ def accuracy(run: Run, scenario: str) -> Any:
             axes.plot(speed, score, mark, color=color(cell), markersize=6.5, markeredgewidth=0)
         if group:
             axes.plot([], [], mark, color=QUIET, label=guarantee or "other")
-    # Names only where nobody is both quicker and more accurate: the choice there is to make.
+    # Of very many only those are named that nobody beats in both: the choice there is to make.
     front = [
         p for p in points
         if not any(q[0] >= p[0] and q[1] <= p[1] and q[:2] != p[:2] for q in points)
     ]  # fmt: skip
-    for speed, score, cell in front:
-        axes.annotate(
-            cell.kernel, (speed, score), xytext=(6, 5), textcoords="offset points", fontsize=8.5
-        )
     axes.set(xscale="log", yscale="log", ylabel="largest error, units of u·A")
     axes.set_xlabel(f"speed against {run.baseline}, geometric mean over its problems")
     axes.axvline(1, color=INK, linewidth=1)
     low, high = axes.get_xlim()
     axes.set_xlim(low, high * math.exp(0.18 * math.log(high / low)))  # room for the names
-    _ticks(axes.xaxis, lambda v: f"{v:g}×")
+    _ticks(axes.xaxis, lambda v: f"{v:.3g}×")
     _ticks(axes.yaxis, say.plain)
+    named = {p[2].kernel for p in (points if len(points) <= MOST_NAMES else front)}
+    _named(figure, axes, [(speed, score, cell.kernel) for speed, score, cell in points], named)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, fontsize=8.5, borderaxespad=0.1)
     return figure
 
@@ -233,5 +253,6 @@ FIGURES: list[tuple[Callable[[Run, str], Any], str, str]] = [
      "marks (FFT, Winograd) are effective rates and may stand above."),
     (accuracy, "What accuracy costs",
      "Errors are against a float64 reference, in units of rounding (u) times the sum of magnitudes (A), the "
-     "largest over all problems. Named: kernels that no other one beats in both."),
+     f"largest over all problems. Of more than {MOST_NAMES} kernels only those are named that no other one beats "
+     "in both."),
 ]  # fmt: skip

@@ -70,12 +70,14 @@ def test_scale(browser, tmp_path):
             header["started"] = header["commit_date"]
             paths.append(paths[0].parent.parent / machine / f"{commit:02d}.jsonl")
             paths[-1].write_text(json.dumps(header) + "\n" + rest)
-    began = time.monotonic()
+    began = os.times()
     content = of_records(paths)
-    took = time.monotonic() - began
-    print(f"built in {took:.1f} s, {len(content['report.html'])} bytes")
+    took = sum(os.times()[:4]) - sum(
+        began[:4]
+    )  # of all cores: other work on the machine does not count
+    print(f"built in {took:.1f} s of one core, {len(content['report.html'])} bytes")
     assert len(content["report.html"]) < 3_000_000
-    assert took < 60  # 20 on two quiet cores
+    assert took < 60  # 18 to 24, which two quiet cores do in 12 to 15
     written(content, tmp_path / "out")
     browser.open(tmp_path / "out" / "report.html")
     seen(browser, "#heat")

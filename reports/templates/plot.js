@@ -83,7 +83,7 @@ const PATHS = {
 function plot(options) {
   const { x, y, marks = [], lines = [], title, high = 380 } = options;
   const wide = Math.min(options.wide || 860, Math.max(280, document.documentElement.clientWidth - 64)); // a phone's text stays text
-  const xs = [...marks.map((m) => m.x), ...lines.flatMap((l) => l.points.map((p) => p[0]))];
+  const xs = [...marks.map((m) => m.x), ...lines.flatMap((l) => l.points.map((p) => p[0])), ...(x.ticks || [])];
   const ys = [...marks.flatMap((m) => [m.y, m.low, m.high]), ...lines.flatMap((l) => l.points.map((p) => p[1]))]
     .filter((v) => v !== undefined && v !== null);
   const svg = document.createElementNS(SVG, "svg");
@@ -114,33 +114,38 @@ function plot(options) {
   draw(svg, "text", { x: (box.left + box.right) / 2, y: high - 8, "text-anchor": "middle" }, muted).textContent = x.label;
   const side = draw(svg, "text", { transform: `translate(14 ${(box.top + box.bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, muted);
   side.textContent = y.label;
-  const taken = [];
   for (const line of lines) {
     const path = line.points.map((p, i) => `${i ? "L" : "M"}${px(p[0]).toFixed(1)},${py(p[1]).toFixed(1)}`).join("");
     const style = { fill: "none", stroke: line.color || "var(--ink)", strokeWidth: line.faint ? 1 : 2, opacity: line.faint ? 0.45 : 1 };
     draw(svg, "path", { d: path, "stroke-dasharray": line.dash || "none" }, style, line.title || line.label);
   }
-  // Names of lines from the top down, so that those that must make room stay in the order of their lines.
-  const ends = lines.filter((l) => l.label).map((l) => [l, l.points[l.first ? 0 : l.points.length - 1]]);
-  for (const [line, end] of ends.sort((a, b) => py(a[1][1]) - py(b[1][1])))
-    write(svg, taken, px(end[0]) + (line.first ? 5 : 9), py(end[1]) + (line.first ? -6 : 4), line.label, "start", [0, 13, 26, 39]);
   for (const m of [...marks].sort((a, b) => (b.faint ? 1 : 0) - (a.faint ? 1 : 0))) {
     const style = { stroke: m.color, fill: m.hollow ? "var(--panel)" : m.color, strokeWidth: 1.6, opacity: m.faint ? 0.4 : 1 };
     if (m.low && m.high) draw(svg, "line", { x1: px(m.x), x2: px(m.x), y1: py(m.low), y2: py(m.high) }, { stroke: m.color, opacity: 0.55, strokeWidth: 2 });
     draw(svg, "path", { d: PATHS[m.shape || "circle"](m.faint ? 3 : 4.2), transform: `translate(${px(m.x).toFixed(1)} ${py(m.y).toFixed(1)})` }, style, m.title);
   }
-  for (const m of marks) if (m.label) write(svg, taken, px(m.x) + 8, py(m.y) - 6, m.label, px(m.x) > box.right - 110 ? "end" : "start");
+  // Text comes last, and keeps off marks where these are few enough to leave it room.
+  const taken = marks.length > 40 ? [] : marks.map((m) => [px(m.x) - 4, py(m.y) - 3, px(m.x) + 4, py(m.y) + 3]);
+  // Names of lines from the top down, so that those that must make room stay in the order of their lines.
+  const ends = lines.filter((l) => l.label).map((l) => [l, l.points[l.first ? 0 : l.points.length - 1]]);
+  for (const [line, end] of ends.sort((a, b) => py(a[1][1]) - py(b[1][1])))
+    write(svg, taken, [0, 13, 26, 39].map((dy) => [px(end[0]) + (line.first ? 5 : 9), py(end[1]) + dy + (line.first ? -6 : 4), "start"]), line.label);
+  for (const m of marks.filter((m) => m.label)) {
+    const sides = [[px(m.x) + 8, "start"], [px(m.x) - 8, "end"]];
+    const places = [0, 13, -13, 26, -26].flatMap((dy) => sides.map(([at, anchor]) => [at, py(m.y) - 6 + dy, anchor]));
+    write(svg, taken, places.filter(([at, , anchor]) => (anchor === "end" ? at > box.left + 7 * m.label.length : at + 7 * m.label.length < wide)), m.label);
+  }
   return svg;
 }
 
-// A label where none stands yet; else it is left to the title of its mark.
-function write(svg, taken, x, y, words, anchor, shifts = [0, 13, -13, 26]) {
-  const wide = words.length * 6.9, left = anchor === "end" ? x - wide : x;
-  for (const dy of shifts) {
-    const box = [left, y + dy - 11, left + wide, y + dy + 3];
+// A label in the first of these places where nothing stands yet; else it is left to the title of its mark.
+function write(svg, taken, places, words) {
+  const wide = words.length * 6.9;
+  for (const [x, y, anchor] of places) {
+    const left = anchor === "end" ? x - wide : x, box = [left, y - 11, left + wide, y + 3];
     if (taken.some((t) => box[0] < t[2] && t[0] < box[2] && box[1] < t[3] && t[1] < box[3])) continue;
     taken.push(box);
-    draw(svg, "text", { x, y: y + dy, "text-anchor": anchor, class: "halo" }, { fill: "var(--ink)", fontSize: "11.5px" }).textContent = words;
+    draw(svg, "text", { x, y, "text-anchor": anchor, class: "halo" }, { fill: "var(--ink)", fontSize: "11.5px" }).textContent = words;
     return;
   }
 }

@@ -2,6 +2,7 @@
 
 const kernelName = (cell) => DATA.kernels[cell.kernel].name;
 const code = (words) => el("code", null, ...joined(words, /(?<=[/_])|(?=-)/));
+const command = (words) => el("code", null, words); // breaks at its spaces alone
 
 // A problem by its layer's name, with the string that explains it.
 function problemLabel(index) {
@@ -334,7 +335,7 @@ function roofView(S) {
   const top = S.machine.top.float32, reads = Object.entries(S.machine.reads);
   const problems = problemsOf(S), shown = new Set(problems);
   const cells = S.machine.list.filter((c) => c.ran && c.scenario === S.scenario && shown.has(c.problem) && rate(c) !== null && DATA.kernels[c.kernel].device === "cpu" && holds(kernelName(c), S.kernels));
-  if (!top || !reads.length) return [el("p", null, "No ceilings were measured on this machine: python -m benchmarks machine measures them.")];
+  if (!top || !reads.length) return [el("p", null, "No ceilings were measured on this machine: ", command("python -m benchmarks machine"), " measures them.")];
   if (!cells.length) return [el("p", null, "Nothing that ran on the CPU is shown.")];
   const intensity = (c) => DATA.problems[c.problem].flops / DATA.problems[c.problem].bytes;
   const xs = cells.map(intensity), x0 = Math.min(Math.min(...xs) / 2, (0.4 * top) / Math.max(...reads.map((r) => r[1]))), x1 = Math.max(...xs) * 2;
@@ -377,7 +378,7 @@ const KNOBS = { N: "batch N", C: "input channels C", K: "output channels K", H: 
 function scalingView(S) {
   const kind = { ...S, batch: "all" }; // a family over N has all batches
   const families = S.machine.families.filter((f) => f.problems.every((q) => ofKind(f.knob === "N" ? kind : S, q)) && f.problems.filter((q) => race(S.machine, S.scenario, q, S.need).length).length >= 3);
-  if (!families.length) return [el("p", null, "No three problems of this machine differ in one letter alone; the set ladder does: python -m benchmarks compare --problems ladder.")];
+  if (!families.length) return [el("p", null, "No three problems of this machine differ in one letter alone; the set ladder does: ", command("python -m benchmarks compare --problems ladder"), ".")];
   const seen = {};
   const shown = families.filter((f) => (seen[f.knob] = (seen[f.knob] || 0) + 1) <= 1);
   return [
@@ -451,7 +452,7 @@ function costView(S) {
   ];
   return [
     el("p", { class: "explain" }, "From nothing to a fast call, on ", ...problemLabel(problem), ` (press another cell to change it), ${S.machine.label}. Compilation caches were warm; `,
-      rows.some((r) => r.imported !== null) ? "import is of the library. " : "the import of the library was not recorded. ", "python -m benchmarks cost measures cold starts too."),
+      rows.some((r) => r.imported !== null) ? "import is of the library. " : "the import of the library was not recorded. ", command("python -m benchmarks cost"), " measures cold starts too."),
     sortable("cost", columns, rows, { start: 6 }),
     figure("Break-even", "Total time of the start and so many calls. In colour: kernels that are the best choice for some number of calls.", plot({ title: "break-even", margin: 130, x: { label: "calls", log: true, text: digits }, y: { label: "total time", log: true, text: secondsText }, lines })),
   ];
@@ -490,7 +491,7 @@ function change(d) {
 }
 
 function historyView(S) {
-  if (!DATA.history.length) return [el("p", null, "No machine has been measured at two commits yet: there is no history to show. asv's detector is deaf to small steps in short series; python -m benchmarks regress is the gate.")];
+  if (!DATA.history.length) return [el("p", null, "No machine has been measured at two commits yet: there is no history to show. asv's detector is deaf to small steps in short series; ", command("python -m benchmarks regress"), " is the gate.")];
   const rows = DATA.steps.filter((d) => holds(DATA.kernels[d[1]].name, S.kernels) && holds(DATA.problems[d[2]].layer + " " + DATA.problems[d[2]].name, S.problems));
   const columns = [
     { head: "commits", node: (d) => [el("code", { class: "word" }, `${d[4].slice(0, 8)}..${d[5].slice(0, 8)}`)], key: (d) => DATA.history[d[0]].commits.findIndex((c) => c[0] === d[5]) },
@@ -508,7 +509,7 @@ function historyView(S) {
   if (rows.length) show(rows[0]);
   const commits = Math.max(...DATA.history.map((t) => t.commits.length + t.left_out));
   return [
-    el("p", { class: "explain" }, `${DATA.steps.length} steps in at most ${commits} commits, found by asv's detector, which is deaf to small ones: python -m benchmarks regress is the gate. Press a step for its timeline; a cell's own timeline stands beside its samples. Runs of different commits were not interleaved: where no fingerprint moved, the machine itself may have changed.`),
+    el("p", { class: "explain" }, `${DATA.steps.length} ${DATA.steps.length === 1 ? "step" : "steps"} in at most ${commits} commits, found by asv's detector, which is deaf to small ones: `, command("python -m benchmarks regress"), ` is the gate. Press a step for its timeline; a cell's own timeline stands beside its samples. Runs of different commits were not interleaved: where no fingerprint moved, the machine itself may have changed.`),
     rows.length ? sortable("steps", columns, rows, { press: show }) : el("p", null, "No step was found."), host,
   ];
 }
