@@ -146,7 +146,7 @@ def _shapes():
         for dtype in ("float32", "float64"):
             size = (np.dtype(dtype).itemsize, _simd.lanes(dtype, bits))
             for U in _simd.tile_heights(bits):
-                for V, flag in ((1, 0), (1, 1), (2, 0), (2, 1)):
+                for V, flag in ((1, 0), (1, 1), (2, 0), (2, 1), (2, 2)):
                     yield (_simd.CHANNEL_TILE, *size, U, V, flag)
             for V, flag in ((1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (3, 1)):
                 yield (_simd.PIXEL_TILE, *size, 8 if _simd.many_registers(bits) else 4, V, flag)

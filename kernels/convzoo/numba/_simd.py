@@ -324,19 +324,24 @@ class Vectors:
 
 
 def _channel_tile(
-    v, U, V, nchw, x, pixels, w, w_step, A, outer, B, inner, skip, y, step, bias, count, channels
+    v, U, V, form, x, pixels, w, w_step, A, outer, B, inner, skip, y, step, bias, count, channels
 ):
     """Sums of U pixels x V vectors of output channels, all taps, and their store.
 
     Tap (a, b) of pixel u reads the number at x + pixels[u] + outer[a] + inner[b]; the weights of the
     next tap are ``w_step`` bytes on, and ``skip`` more after each a. Only the first ``count`` pixels and
     ``channels`` channels are stored: as numbers of consecutive channels, ``step`` from pixel to pixel, or
-    with ``nchw`` as numbers of consecutive pixels, ``step`` from channel to channel.
+    with ``form`` = TURNED as numbers of consecutive pixels, ``step`` from channel to channel. With ``form``
+    = AHEAD the next pixels of x, which lie right behind these, are asked for: they may lie in memory still.
     """
     # lines of y that are in no cache take as long to come as a short sum lasts: ask for them now
-    for i in range(V * v.lanes if nchw else U):
-        for j in range(1 if nchw else V):
+    for i in range(V * v.lanes if form == TURNED else U):
+        for j in range(1 if form == TURNED else V):
             v.prefetch(v.add(y, v.times(step, i), j * v.bytes), True)
+    following = []
+    if form == AHEAD:
+        begin, second = (v.integer(v.add(pixels, 8 * u)) for u in range(2))
+        following = [v.add(x, begin, v.times(v.b.sub(second, begin), U))]
     places = [v.integer(v.add(pixels, 8 * u)) for u in range(min(U, HELD))]
     sums = [v.load(v.add(bias, j * v.bytes)) for j in range(V)] * U
 
@@ -346,6 +351,9 @@ def _channel_tile(
 
         def tap(values):
             at, w, *sums = values
+            ahead, sums = sums[: len(following)], sums[len(following) :]
+            for line in ahead:
+                v.prefetch(line, False)
             origin = v.add(shift, v.integer(at))
             weights = [v.load(v.add(w, j * v.bytes)) for j in range(V)]
             for u in range(U):
@@ -353,14 +361,15 @@ def _channel_tile(
                 pixel = v.broadcast(v.add(origin, place))
                 for j in range(V):
                     sums[u * V + j] = v.fma(pixel, weights[j], sums[u * V + j])
-            return [v.add(at, 8), v.add(w, w_step), *sums]
+            ahead = [v.add(line, U * v.itemsize) for line in ahead]
+            return [v.add(at, 8), v.add(w, w_step), *ahead, *sums]
 
-        _, w, *sums = v.loop(B, [inner, w, *sums], tap)
-        return [v.add(at, 8), v.add(w, skip), *sums]
+        _, w, *sums = v.loop(B, [inner, w, *following, *sums], tap)
+        return [v.add(at, 8), v.add(w, skip), *sums[len(following) :]]
 
     _, _, *sums = v.loop(A, [outer, w, *sums], row)
     tiles = [sums[j::V] for j in range(V)]
-    (_store_transposed if nchw else _store_rows)(v, tiles, y, step, count, channels)
+    (_store_transposed if form == TURNED else _store_rows)(v, tiles, y, step, count, channels)
 
 
 def _store_rows(v, tiles, y, step, count, channels):
@@ -783,6 +792,7 @@ _ROUTINES = (
 )  # fmt: skip
 CHANNEL_TILE, PIXEL_TILE, COPY_LINES, PACK_PANEL, PLACED_TILE, COPY_EVERY = range(6)
 PLANE_ROWS, PIXEL_CHANNELS, DOT_TILE = range(6, 9)
+PLAIN, TURNED, AHEAD = range(3)  # forms of a channel tile
 
 
 # --- compiling and calling them ----------------------------------------------------------------------

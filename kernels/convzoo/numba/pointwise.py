@@ -173,7 +173,8 @@ def plan(p: Conv2d) -> Plan:
         (j["tile"], _), (j["tile_1"], _), (j["tile_2"], _) = entries
     else:
         narrow = 1 if 0 < p.K % width <= lanes else V
-        entries = [_simd.entry(_simd.CHANNEL_TILE, item, lanes, U, v, int(nchw)) for v in (V, narrow)]
+        form = _simd.TURNED if nchw else _simd.AHEAD if p.stride == (1, 1) else _simd.PLAIN
+        entries = [_simd.entry(_simd.CHANNEL_TILE, item, lanes, U, v, form) for v in (V, narrow)]
         (j["tile"], _), (j["tile_1"], _) = entries
     j["lanes"], j["vector"] = lanes, lanes * item
     places, blocks = np.arange(p.C), int(j["blocks"])
