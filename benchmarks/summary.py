@@ -116,7 +116,7 @@ def verdict_sentence(cells: list[Cell], baseline: str | None, threads: int, mach
             first, second = best, baseline
         low, high, confidence = interval(values)
         problems = f"{wide} problems" if wide > 1 else f"{mine[0].layer.problem}"
-        verb = "is" if low > 1 else "cannot be told from the noise apart, but is perhaps"
+        verb = "is" if low > 1 else "cannot be told apart from the noise; it is perhaps"
         sentences.append(
             f"{first} {verb} {statistics.median(values):.2f}x ({low:.2f}-{high:.2f}) faster than {second} "
             f"over {problems}, both elementwise, {scenario}, {threads} threads, on {machine} "

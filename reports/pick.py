@@ -281,9 +281,10 @@ def _doubts(
         more = f" (and {len(words) - 4} more)" if len(words) > 4 else ""
         if wanted.scenario != "packed":
             command += ["--scenario", wanted.scenario]
+        total = len(wanted.layers)
+        many = f"{len(missing)} of {total} layers have" if total > 1 else "This layer has"
         found.append(
-            f"{len(missing)} of {len(wanted.layers)} layers have no time on {run.machine}. There: "
-            f"{shlex.join(command)}{more}"
+            f"{many} no time on {run.machine}. To measure it there: {shlex.join(command)}{more}"
         )
     found += _near(missing, cells, run, wanted)
     if measured:

@@ -145,6 +145,20 @@ def test_winners_are_those_of_the_records(page, made):
     assert fastest(made[1], "half") != fastest(made[1], "elementwise")
 
 
+def test_a_winner_says_among_how_many(page, made):
+    """First of forty and first of two are not the same."""
+    run = next(r for r in collect(made[1]).runs if r.machine == "machine-a")
+    ran = {race.layer: len(race.ranked) for race in races(run, "packed")}
+    slide(page, 0)
+    rows = page.run(
+        "render('winners'); return [...document.querySelectorAll('#winners-table tbody tr')]"
+        ".map((r) => [r.cells[0].textContent, r.cells[1].textContent])"
+    )
+    assert rows
+    for problem, fastest in rows:
+        assert fastest.endswith(f"of {ran[problem.split(' ')[0]]} kernels"), (problem, fastest)
+
+
 def test_layouts_and_batches_are_chosen_apart(browser, tmp_path):
     """Of many problems in several layouts and batches, those of one kind are shown first."""
     paths = [

@@ -152,13 +152,13 @@ def test_what_was_not_measured_is_said_with_the_command(folder, asked):
     code, (box,), text = asked(path)
     assert code == 0 and box["network"]["layers"] == 2 and box["network"]["of"] == 4
     doubts = "\n".join(box["cannot_tell"])
-    assert (
-        "2 of 4 layers have no time on box-a. There: python -m benchmarks compare --problems" in doubts
-    )
+    command = "python -m benchmarks compare --problems"
+    assert f"2 of 4 layers have no time on box-a. To measure it there: {command}" in doubts
     assert "n1c64h28w28k64r3s3-p1-nobias is, but for bias or batch, n1c64h28w28k64r3s3-p1" in doubts
     assert "the governor is powersave" in doubts and "One kernel for 2 of 4 layers" in text
     code, (box,), text = asked("n1c9h9w9k9r1s1")
     assert code == 2 and "No answer: not measured on this machine." in text
+    assert "This layer has no time on box-a." in text
 
 
 def test_sets_are_those_that_records_hold(folder, asked, capsys):

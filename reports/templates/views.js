@@ -181,7 +181,7 @@ function certainty(result) {
 function winnersView(S) {
   const columns = [
     { head: "problem", class: "named", node: (r) => problemLabel(r.problem), key: (r) => DATA.problems[r.problem].layer },
-    { head: "fastest", class: "whole", node: (r) => [code(kernelName(r.best)), r.best.guarantee < S.need ? el("span", { class: "soft" }, " " + DATA.guarantees[r.best.guarantee]) : null].filter(Boolean), key: (r) => kernelName(r.best) },
+    { head: "fastest", class: "whole", node: (r) => [code(kernelName(r.best)), " ", el("span", { class: "soft" }, (r.best.guarantee < S.need ? DATA.guarantees[r.best.guarantee] + ", " : "") + `of ${r.ran} ${r.ran === 1 ? "kernel" : "kernels"}`)], key: (r) => kernelName(r.best) },
     { head: "time", n: true, key: (r) => r.best.seconds, node: (r) => [secondsText(r.best.seconds), el("span", { class: "soft below-it" }, intervalText(r.best))] },
     { head: "against the baseline", n: true, key: (r) => (r.speed ? r.speed.mid : -1),
       node: (r) => [r.speed ? speedText(r.speed.mid) : NOTHING, el("span", { class: "soft below-it" }, speedRange(r.speed))] },
@@ -194,10 +194,10 @@ function winnersView(S) {
     { head: "quicker, but weaker", class: "wide", node: (r) => [r.weaker.length ? r.weaker.slice(0, 2).map((c) => `${kernelName(c)} (${DATA.guarantees[c.guarantee] || "not recorded"}, ${secondsText(c.seconds)})`).join(", ") : NOTHING], key: (r) => r.weaker.length },
   ];
   const rows = problemsOf(S).map(function (problem) {
-    const result = outcome(race(S.machine, S.scenario, problem, S.need));
+    const ranked = race(S.machine, S.scenario, problem, S.need), result = outcome(ranked);
     if (!result) return null;
     const weaker = race(S.machine, S.scenario, problem, WEAKEST + 1).filter((c) => c.guarantee > S.need && c.seconds < result.best.seconds);
-    return { problem, ...result, speed: against(S, result.best), weaker };
+    return { problem, ...result, ran: ranked.length, speed: against(S, result.best), weaker };
   }).filter(Boolean);
   if (!rows.length) return [el("p", null, "No kernel that guarantees at least " + DATA.guarantees[S.need] + " was timed here.")];
   return [
