@@ -406,13 +406,13 @@ WHOLE = Counter((k, p, i) for k in CHEAP for p in PROBLEMS for i in range(2))
 
 
 def compares(root):
-    """Runs of compare that are under way in this tree."""
-    found = []
+    """Runs of compare that are under way in this tree, and who began each."""
+    found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command = (entry / "cmdline").read_bytes().decode().split("\0")
             if "compare" in command and os.readlink(entry / "cwd") == str(root):
-                found.append(int(entry.name))
+                found[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
     return found
@@ -429,7 +429,7 @@ def test_every_cell_once_on_a_host_that_could_run_it(cluster, tmp_path):
     """Four workers that declare different things; their record is like one of compare."""
     declared = ("slot=1 numpy=1", "slot=1 python=1", "slot=1 cpu=1", "slot=1 numba=1")
     cluster.add(*declared, boxes=True)
-    out, err = sweep(cluster, tmp_path).communicate(timeout=400)
+    out, err = sweep(cluster, tmp_path).communicate(timeout=900)
     found = json.loads(out)
     (share,) = found["shares"]
     path = Path(share["record"])
@@ -472,11 +472,12 @@ def killed(cluster, folder, rng, victim, path=None, within=8):
         time.sleep(0.02)
     time.sleep(rng.uniform(0, within))
     if victim == "worker":
-        rng.choice(cluster.workers).kill()
+        busy = [w for w in cluster.workers if w.pid in compares(cluster.root).values()]
+        rng.choice(busy or cluster.workers).kill()
     else:
         run.kill()
     told = path.read_bytes() if path else b""
-    out, err = run.communicate(timeout=400)
+    out, err = run.communicate(timeout=900)
     assert "Traceback" not in err, err
     assert path.read_bytes().startswith(told.rpartition(b"\n")[0]) and told.startswith(
         before.rpartition(b"\n")[0]
@@ -491,7 +492,7 @@ def killed(cluster, folder, rng, victim, path=None, within=8):
 
 def finish(cluster, path):
     before = measured(path)
-    out, err = sweep(cluster, None, "--resume", path).communicate(timeout=400)
+    out, err = sweep(cluster, None, "--resume", path).communicate(timeout=900)
     assert measured(path) == WHOLE and before <= measured(path), err
     (share,) = json.loads(out)["shares"]
     assert share["status"] == "complete" and {c["rounds"] for c in share["cells"]} == {2}
@@ -513,7 +514,11 @@ def test_twenty_kills(cluster, tmp_path, request):
         victim = rng.choice(("worker", "coordinator"))
         path = killed(cluster, tmp_path / str(finished), rng, victim, path)
         kills[victim] += 1
+        print(
+            f"{victim} killed with {sum(measured(path).values())} of {sum(WHOLE.values())} rounds recorded"
+        )
         for worker in [w for w in cluster.workers if w.poll() is not None]:
+            worker.communicate()
             cluster.workers.remove(worker)
             cluster.add()
         if measured(path) == WHOLE or rng.random() < 0.5:

@@ -313,7 +313,7 @@ def test_shared_memory_without_end_is_crashed(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_what_leaves_the_workers_group_ends_with_it(tmp_path):
-    mark = "3.14159265"
+    mark = f"3.14159{os.getpid()}"  # another run of this test may be under way
     body = (
         f"calls[0] == 1 and __import__('subprocess').Popen(['sleep', '{mark}'], start_new_session=True)"
     )
