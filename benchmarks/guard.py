@@ -1,8 +1,8 @@
-"""One call on inputs that lie in read-only memory, with read-only memory before and behind them.
+"""Calls on inputs in read-only memory, with memory before and behind them that nobody may touch.
 
-A kernel that writes to x, w or b, and be it only to put back what was there, or that writes just outside of
-them, is right as long as nobody else reads them at that moment. Here its process dies of it, and what the
-coordinator was told before says why.
+A kernel that writes to x, w or b, and be it only to put back what was there, or that reads or writes outside
+of them, is right as long as nobody else writes or reads there at that moment, and as long as there is memory
+at all. Here its process dies of it, and what the coordinator was told before says why.
 """
 
 from __future__ import annotations
@@ -16,31 +16,39 @@ from typing import Any
 PAGE = mmap.PAGESIZE
 LINE = 64  # bytes: arrays begin at a multiple of this, as their libraries' own do
 LIBRARIES = ("numpy", "torch")  # whose arrays can lie in memory that somebody else has made
+NOTHING = 0  # PROT_NONE, which mmap does not name
 
 
 def unguarded(kernel: Any, plan: Any, p: Any, data: tuple, say: Callable[[dict], None]) -> str:
-    """Why a call on guarded inputs is wrong, or nothing. ``data`` is x, w and b on the host.
+    """Why calls on guarded inputs are wrong, or nothing. ``data`` is x, w and b on the host.
 
-    Does nothing off the CPU, and where memory cannot be made read-only.
+    Once the arrays end where their memory ends, but for the rest of a cache line; once they begin where it
+    begins, but for one number, so that they are aligned to nothing more than their own numbers. NumPy's are
+    marked read-only as well. Does nothing off the CPU, and where memory cannot be protected.
     """
-    from convzoo.reference import judge, snapshot
-
     backend = kernel.backend
     if backend.device != "cpu" or backend.library not in LIBRARIES or sys.platform != "linux":
         return ""
-    fences = [_Fence(a) for a in data if a is not None]
-    arrays = [_of_library(backend, fence.array) for fence in fences]
+    say({"if it dies": {"status": "wrong", "why": "wrote to x, w or b, or touched what lies beside them"}})
+    why = _on_guarded(kernel, plan, p, data, True) or _on_guarded(kernel, plan, p, data, False)
+    say({"if it dies": {}})
+    return why
+
+
+def _on_guarded(kernel: Any, plan: Any, p: Any, data: tuple, at_end: bool) -> str:
+    from convzoo.reference import judge, snapshot
+
+    fences = [_Fence(a, at_end) for a in data if a is not None]
+    arrays = [_of_library(kernel.backend, fence.array) for fence in fences]
     x, w, b = arrays if data[2] is not None else (*arrays, None)
-    say({"if it dies": {"status": "wrong", "why": "wrote to x, w or b, or just beside them"}})
     try:
         for fence in fences:
             fence.close()
-        y = snapshot(backend, plan.run(x, plan.pack(w, b)))
+        y = snapshot(kernel.backend, plan.run(x, plan.pack(w, b)))
     finally:
         for fence in fences:
             fence.open()
-    say({"if it dies": {}})
-    verdict = judge(y, p, *data, accuracy=kernel.accuracy)
+    verdict = judge(y, p, *data, accuracy=kernel.accuracy, tier="random")
     return "" if verdict.ok else f"on inputs in read-only memory: {verdict.why}"
 
 
@@ -49,31 +57,33 @@ def _of_library(backend: Any, a: Any) -> Any:
         import torch
 
         return torch.from_numpy(a)
+    a.flags.writeable = False
     return a
 
 
 class _Fence:
-    """A copy of an array at the end of its pages, with a page of ours on either side."""
+    """A copy of an array at the end or at the beginning of its pages, between two pages that are closed."""
 
-    def __init__(self, a: Any):
+    def __init__(self, a: Any, at_end: bool):
         import numpy as np
 
-        pages = -(-max(1, a.nbytes) // PAGE)
-        self._memory = mmap.mmap(-1, (pages + 2) * PAGE)
+        lines = -(-max(1, a.nbytes) // LINE) * LINE
+        self._inside = -(-(lines + a.itemsize) // PAGE) * PAGE
+        self._memory = mmap.mmap(-1, self._inside + 2 * PAGE)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        begin = (pages + 1) * PAGE - -(-max(1, a.nbytes) // LINE) * LINE
+        begin = PAGE + (self._inside - lines if at_end else a.itemsize)
         flat = np.frombuffer(self._memory, a.dtype, a.size, begin)
         self.array = flat.reshape(a.shape)
         self.array[...] = a
 
     def close(self) -> None:
-        self._protect(mmap.PROT_READ)
+        self._protect(0, len(self._memory), NOTHING)
+        self._protect(PAGE, self._inside, mmap.PROT_READ)
 
     def open(self) -> None:
-        self._protect(mmap.PROT_READ | mmap.PROT_WRITE)
+        self._protect(0, len(self._memory), mmap.PROT_READ | mmap.PROT_WRITE)
 
-    def _protect(self, what: int) -> None:
+    def _protect(self, begin: int, length: int, what: int) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
-        length = ctypes.c_size_t(len(self._memory))
-        if libc.mprotect(ctypes.c_void_p(self._address), length, what):
+        if libc.mprotect(ctypes.c_void_p(self._address + begin), ctypes.c_size_t(length), what):
             raise OSError(ctypes.get_errno(), "mprotect")
