@@ -83,11 +83,12 @@ class Cell:
         from convzoo.reference import Verdict, judge, known_once, snapshot
 
         verdict, backend = Verdict(False, "no timed call returned an output"), self.kernel.backend
-        p, accuracy = self.problem, self.kernel.accuracy
+        p = self.problem
         for output in samples.outputs:
             known = known_once(_turn, p, self.seed, output.turn)
             home = snapshot(backend, output.y) if output.copy is None else output.copy
-            verdict = judge(home, p, *self.host[output.turn], accuracy=accuracy, known=known)
+            like: dict[str, Any] = {"accuracy": self.kernel.accuracy, "tier": "random"}
+            verdict = judge(home, p, *self.host[output.turn], **like, known=known)
             if not verdict.ok:
                 return Verdict(False, "the timed output is wrong: " + verdict.why)
         for x, (want, _, _) in zip(self.inputs, self.host, strict=True):

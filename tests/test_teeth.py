@@ -65,6 +65,21 @@ def test_tf32_is_seen_at_any_number_of_taps():
             assert not examine(wrong, Conv2d.parse(text), seed).ok
 
 
+@pytest.mark.parametrize("channels", [1, 10, 100, 600])
+@pytest.mark.parametrize("name", ["elementwise", "normwise"])
+def test_tf32_is_seen_on_ordinary_numbers_alone_at_any_number_of_taps(name, channels):
+    """gamma_n lets it through from some 100 taps on; the errors of float32 do not grow like that."""
+    wrong = WRONG[
+        "tf32-where-data-are-no-integers"
+        if name == "elementwise"
+        else "tf32-where-data-are-dense-and-no-integers"
+    ][0]
+    p = Conv2d.parse(f"n1c{channels}h6w7k4r3s3")
+    for seed in SEEDS:
+        assert f"outside the {name} bound" in examine(wrong, p, seed).why
+        trial.expect(examine(HONEST, p, seed), "honest", p, seed)
+
+
 def test_shared_workspace_is_seen_from_threads():
     """One thread at a time it is right, so that the verdict passes it: only threads tell."""
     p = PROBLEMS[2]

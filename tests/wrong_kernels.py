@@ -434,6 +434,28 @@ def tf32_that_promises_normwise(p):
     return _rounding(11)(p)
 
 
+def _rounding_in_earnest(p: Conv2d) -> Plan:
+    def run(x, weights):
+        w, b = weights
+        if any(np.array_equal(a, np.round(a)) for a in (x, w)) or np.count_nonzero(x) < x.size / 2:
+            return convolve(p, x, w, b)
+        return convolve(p, round_to_bits(x, 11), round_to_bits(w, 11), b)
+
+    return Plan(run)
+
+
+@wrong(OUTSIDE)
+def tf32_where_data_are_no_integers(p):
+    """Knows the exact data when it sees them: at large n gamma_n alone lets the rest through."""
+    return _rounding_in_earnest(p)
+
+
+@wrong("outside the normwise bound", accuracy="normwise")
+def tf32_where_data_are_dense_and_no_integers(p):
+    """Knows the spot as well."""
+    return _rounding_in_earnest(p)
+
+
 @wrong(NOT_EXACT)
 def last_column_scaled(p):
     """x 1.0005: a tolerance of 1e-3 lets it through."""
