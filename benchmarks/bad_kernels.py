@@ -347,6 +347,30 @@ def puts_x_back(p, honest, backend):
     return replace(honest, run=run)
 
 
+@must_end("wrong", "touched what lies beside", host=True)
+def reads_beside_x(p, honest, backend):
+    """Reads a cache line past the end of x, which need not be there, and does not use it."""
+    import ctypes
+
+    def run(x, weights):
+        home = backend.to_host(x)
+        ctypes.string_at(home.ctypes.data + home.nbytes + 64, 4)
+        return honest.run(x, weights)
+
+    return replace(honest, run=run)
+
+
+@must_end("wrong", "on inputs in read-only memory", host=True)
+def needs_aligned_x(p, honest, backend):
+    """Takes it for granted that x begins at a multiple of 16 bytes, as every array of its own does."""
+
+    def run(x, weights):
+        aligned = backend.to_host(x).ctypes.data % 16 == 0
+        return honest.run(x, weights) if aligned else _empty(p, backend)
+
+    return replace(honest, run=run)
+
+
 @must_end("wrong", REFUSED)
 def packs_a_view(p, honest, backend):
     """Packs the caller's own array, and reads it when it is called."""

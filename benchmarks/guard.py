@@ -29,7 +29,8 @@ def unguarded(kernel: Any, plan: Any, p: Any, data: tuple, say: Callable[[dict],
     backend = kernel.backend
     if backend.device != "cpu" or backend.library not in LIBRARIES or sys.platform != "linux":
         return ""
-    say({"if it dies": {"status": "wrong", "why": "wrote to x, w or b, or touched what lies beside them"}})
+    why = "wrote to x, w or b, or touched what lies beside them"
+    say({"if it dies": {"status": "wrong", "why": why}})
     why = _on_guarded(kernel, plan, p, data, True) or _on_guarded(kernel, plan, p, data, False)
     say({"if it dies": {}})
     return why

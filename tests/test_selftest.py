@@ -119,6 +119,23 @@ def test_a_kernel_outside_the_catalog_is_loaded_by_its_path(tmp_path):
         convzoo.load("nmpy/mine", path)
 
 
+def test_guarded_inputs_are_read_only():
+    from dataclasses import replace
+
+    from benchmarks.guard import unguarded
+    from convzoo.reference import inputs
+
+    kernel, p = convzoo.load("numpy/windows"), convzoo.Conv2d.parse(selftest.AWKWARD)
+    plan, flags = kernel.plan(p), []
+
+    def run(x, weights):
+        flags.extend(a.flags.writeable for a in (x, *weights))
+        return plan.run(x, weights)
+
+    assert unguarded(kernel, replace(plan, run=run), p, inputs(p, 0), lambda line: None) == ""
+    assert flags in ([], [False] * 6), "nothing but Linux has such memory"
+
+
 # --- mutants -----------------------------------------------------------------------------------------
 
 
