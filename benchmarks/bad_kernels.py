@@ -334,7 +334,7 @@ def changes_w(p, honest, backend):
     return replace(honest, pack=pack)
 
 
-@must_end("wrong", "wrote to x, w or b", host=True)
+@must_end("wrong", "wrote to x, w or b|read-only", host=True)
 def puts_x_back(p, honest, backend):
     """Uses x as its own workspace, and puts back what was there before it returns."""
 

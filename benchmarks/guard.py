@@ -46,6 +46,8 @@ def _on_guarded(kernel: Any, plan: Any, p: Any, data: tuple, at_end: bool) -> st
         for fence in fences:
             fence.close()
         y = snapshot(kernel.backend, plan.run(x, plan.pack(w, b)))
+    except Exception as error:
+        return f"on inputs in read-only memory: {type(error).__name__}: {error}"
     finally:
         for fence in fences:
             fence.open()
