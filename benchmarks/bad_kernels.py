@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -306,6 +307,17 @@ def one_nan(p, honest, backend):
     return replace(honest, run=_changed(honest, backend, spoil))
 
 
+@must_end("wrong", "lost a NaN")
+def forgets_nan(p, honest, backend):
+    """Takes a NaN for a zero."""
+    import numpy as np
+
+    def run(x, weights):
+        return honest.run(_like(backend, x, np.nan_to_num), weights)
+
+    return replace(honest, run=run)
+
+
 # --- its inputs are not its own ----------------------------------------------------------------------
 
 
@@ -503,6 +515,95 @@ def lazy_but_for_the_last(p, honest, backend):
     return replace(honest, run=run)
 
 
+@must_end("wrong", "in a row is wrong")
+def works_when_chosen(p, honest, backend):
+    """Looks up which calls of a sample will be judged, and works for these alone."""
+    seen: dict[str, Any] = {"frame": None, "calls": 0}
+
+    def run(x, weights):
+        frame = sys._getframe(1)
+        while frame is not None and "chosen" not in frame.f_locals:
+            frame = frame.f_back
+        if frame is None:
+            return honest.run(x, weights)
+        if seen["frame"] != id(frame):
+            seen.update(frame=id(frame), calls=0)
+        here, calls = seen["calls"], len(frame.f_locals["batch"])
+        seen["calls"] = (here + 1) % calls
+        if here in (frame.f_locals["chosen"], calls - 1) and (calls > 1 or frame.f_locals["tail"]):
+            return honest.run(x, weights)
+        return _empty(p, backend) if calls > 1 else honest.run(x, weights)
+
+    return replace(honest, run=run)
+
+
+@must_end("wrong", "is wrong|after the timing|must be|not exact")
+def wrong_now_and_then(p, honest, backend):
+    """One call in eight is wrong by a little, as with a race that is lost seldom."""
+    calls = itertools.count(1)
+
+    def run(x, weights):
+        y = honest.run(x, weights)
+        if next(calls) % 8:
+            return y
+        return backend.to_device(backend.to_host(y) * type(backend.to_host(y).flat[0])(1.01))
+
+    return replace(honest, run=run)
+
+
+@must_end("wrong", "threads at once", host=True)
+def one_workspace(p, honest, backend):
+    """Copies x into a workspace that all calls share: right as long as they come one after the other."""
+    workspace: list[Any] = []
+
+    def run(x, weights):
+        home = backend.to_host(x)
+        if not workspace:
+            workspace.append(backend.to_device(home.copy()))
+        for n in range(p.N):
+            backend.overwrite(workspace[0][n : n + 1], home[n : n + 1])
+        return honest.run(workspace[0], weights)
+
+    return replace(honest, run=run)
+
+
+@must_end("wrong", "overwrote")
+def changes_y_later(p, honest, backend):
+    """A thread of its own waits until all calls are made, and then changes what they have returned."""
+    made: list[Any] = []
+    last, spoilers = [0.0], [threading.Thread()]
+
+    def spoil():
+        while time.monotonic() < last[0] + 0.15:
+            time.sleep(0.05)
+        for y in (reference() for reference in made):
+            if y is not None:
+                backend.overwrite(y, 0 * backend.to_host(y))
+
+    def run(x, weights):
+        y, last[0] = honest.run(x, weights), time.monotonic()
+        made.append(weakref.ref(y))
+        if not spoilers[0].is_alive():
+            spoilers[0] = threading.Thread(target=spoil, daemon=True)
+            spoilers[0].start()
+        return y
+
+    return replace(honest, run=run)
+
+
+@must_end("mistrusted", "more after each call")
+def keeps_every_output(p, honest, backend):
+    """Keeps a reference to all that it has ever returned."""
+    kept: list[Any] = []
+
+    def run(x, weights):
+        y = honest.run(x, weights)
+        kept.append(y)
+        return y
+
+    return replace(honest, run=run)
+
+
 @must_end("wrong", REFUSED + "|overwrote")
 def returns_early(p, honest, backend):
     """A thread of its own fills y later; the call returns at once."""
@@ -584,6 +685,17 @@ def changes_what_others_find(p, honest, backend):
     return replace(honest, run=run)
 
 
+@must_end("mistrusted", "changed the variable OMP_NUM_THREADS")
+def tells_others_how_many_threads(p, honest, backend):
+    """Sets a variable that other libraries read when they begin."""
+
+    def run(x, weights):
+        os.environ["OMP_NUM_THREADS"] = "12345"
+        return honest.run(x, weights)
+
+    return replace(honest, run=run)
+
+
 @must_end("wrong", "not an array")
 def answers_for_itself(p, honest, backend):
     """Returns an array whose subtraction says that there is no difference."""
@@ -615,9 +727,9 @@ def slows_the_clock(p, honest, backend):
     return replace(honest, run=run)
 
 
-@must_end("mistrusted", "on which the clock and the verdict rest")
+@must_end("wrong mistrusted", REFUSED + "|on which the clock and the verdict rest")
 def bribes_the_judge(p, honest, backend):
-    """Replaces the oracle by its own wrong answer."""
+    """Replaces the oracle by its own wrong answer; too late where the right one is known already."""
     import numpy as np
 
     def run(x, weights):

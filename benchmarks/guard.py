@@ -19,8 +19,12 @@ LIBRARIES = ("numpy", "torch")  # whose arrays can lie in memory that somebody e
 NOTHING = 0  # PROT_NONE, which mmap does not name
 
 
-def unguarded(kernel: Any, plan: Any, p: Any, data: tuple, say: Callable[[dict], None]) -> str:
-    """Why calls on guarded inputs are wrong, or nothing. ``data`` is x, w and b on the host.
+def unguarded(
+    kernel: Any, plan: Any, p: Any, data: tuple, known: tuple, say: Callable[[dict], None]
+) -> str:
+    """Why calls on guarded inputs are wrong, or nothing.
+
+    ``data`` is x, w and b on the host, ``known`` their oracle and magnitude.
 
     Once the arrays end where their memory ends, but for the rest of a cache line; once they begin where it
     begins, but for one number, so that they are aligned to nothing more than their own numbers. NumPy's are
@@ -31,12 +35,13 @@ def unguarded(kernel: Any, plan: Any, p: Any, data: tuple, say: Callable[[dict],
         return ""
     why = "wrote to x, w or b, or touched what lies beside them"
     say({"if it dies": {"status": "wrong", "why": why}})
-    why = _on_guarded(kernel, plan, p, data, True) or _on_guarded(kernel, plan, p, data, False)
+    of = kernel, plan, p, data, known
+    why = _on_guarded(*of, at_end=True) or _on_guarded(*of, at_end=False)
     say({"if it dies": {}})
     return why
 
 
-def _on_guarded(kernel: Any, plan: Any, p: Any, data: tuple, at_end: bool) -> str:
+def _on_guarded(kernel: Any, plan: Any, p: Any, data: tuple, known: tuple, at_end: bool) -> str:
     from convzoo.reference import judge, snapshot
 
     fences = [_Fence(a, at_end) for a in data if a is not None]
@@ -51,7 +56,7 @@ def _on_guarded(kernel: Any, plan: Any, p: Any, data: tuple, at_end: bool) -> st
     finally:
         for fence in fences:
             fence.open()
-    verdict = judge(y, p, *data, accuracy=kernel.accuracy, tier="random")
+    verdict = judge(y, p, *data, accuracy=kernel.accuracy, tier="random", known=known)
     return "" if verdict.ok else f"on inputs in read-only memory: {verdict.why}"
 
 

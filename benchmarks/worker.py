@@ -74,18 +74,24 @@ class Cell:
         self.report["gpu"] = state.summary()
         return samples
 
+    def known(self, turn: int) -> tuple[Any, Any]:
+        """Oracle and magnitude of the inputs of one turn."""
+        from convzoo.reference import known_once
+
+        return known_once(_turn, self.problem, self.seed, turn)
+
     def once(self) -> Any:
         """One call, for whoever wants to watch what it runs."""
         return self.call(self.inputs[0])
 
     def judge(self, samples: Samples) -> Any:
         """The verdict on the outputs of timed calls, and on what those calls did to their inputs."""
-        from convzoo.reference import Verdict, judge, known_once, snapshot
+        from convzoo.reference import Verdict, judge, snapshot
 
         verdict, backend = Verdict(False, "no timed call returned an output"), self.kernel.backend
         p = self.problem
         for output in samples.outputs:
-            known = known_once(_turn, p, self.seed, output.turn)
+            known = self.known(output.turn)
             home = snapshot(backend, output.y) if output.copy is None else output.copy
             like: dict[str, Any] = {"accuracy": self.kernel.accuracy, "tier": "random"}
             verdict = judge(home, p, *self.host[output.turn], **like, known=known)
@@ -257,9 +263,6 @@ def _answered(step: Callable[..., dict], request: dict[str, Any], say: Callable)
 
 
 def _timed(request: dict[str, Any], say: Callable) -> dict[str, Any]:
-    from .doubts import remembers
-    from .guard import unguarded
-
     where = (request["kernel"], request["problem"], request["scenario"], request["seed"])
     cell = prepare_cell(*where, request.get("path"))
     samples = cell.time(Effort(**request["effort"]))
@@ -267,32 +270,52 @@ def _timed(request: dict[str, Any], say: Callable) -> dict[str, Any]:
     if not verdict.ok:
         return {"status": "wrong", "why": verdict.why}
     look = request.get("look", True)  # a kernel that does so does so in every round
-    if look and (why := unguarded(cell.kernel, cell.plan, cell.problem, cell.host[0], say)):
-        return {"status": "wrong", "why": why}
-    doubt = remembers(cell) if look else ""
-    if why := cell.overwrote(samples):
-        return {"status": "wrong", "why": why}
-    if doubt:
-        return {"status": "mistrusted", "why": doubt}
+    status, why = _look(cell, samples, say) if look else ("wrong", cell.overwrote(samples))
+    if why:
+        return {"status": status, "why": why}
     wanted = request.get("fingerprint", look)
     fingerprint = fingerprint_of(cell, request["scenario"]) if wanted else {}
     reply = cell.report | {"fingerprint": fingerprint}
     return {"status": "ok", **reply, **_summary(samples, bool(request.get("raw")))}
 
 
+def _look(cell: Cell, samples: Samples, say: Callable) -> tuple[str, str]:
+    """What is wrong with a cell beside its timed outputs, or doubtful, and why; why is empty if nothing is."""
+    from .doubts import remembers, wait_for_threads
+    from .guard import unguarded
+    from .strain import crosses, leaves, loses_nan, some_wrong
+
+    kernel, seconds = cell.kernel, min(samples.seconds)
+    known = cell.problem, cell.host[0], cell.known(0)
+    why = some_wrong(cell, samples.number, seconds)
+    if why := why or unguarded(kernel, cell.plan, *known, say) or loses_nan(kernel, cell.call, *known):
+        return "wrong", why
+    doubt = remembers(cell)
+    wait_for_threads()
+    if why := cell.overwrote(samples) or crosses(cell, seconds):
+        return "wrong", why
+    return "mistrusted", doubt or leaves(cell, seconds)
+
+
 def _judged(request: dict[str, Any], say: Callable) -> dict[str, Any]:
     import convzoo
-    from convzoo.reference import examine, inputs
+    from convzoo.reference import examine, known_once
 
     from .guard import unguarded
+    from .strain import loses_nan
 
     kernel = convzoo.load(request["kernel"], request.get("path"))
     p, seed = convzoo.Conv2d.parse(request["problem"]), request["seed"]
     refuse_to_check(kernel, p)
     plan = kernel.plan(p)
     verdict = examine(kernel, p, seed, plan)
-    why = verdict.why or unguarded(kernel, plan, p, inputs(p, seed), say)
-    if why:
+    known = p, _turn(p, seed, 0), known_once(_turn, p, seed, 0)
+
+    def call(x: Any) -> Any:
+        w, b = (None if a is None else kernel.backend.to_device(a) for a in known[1][1:])
+        return plan.run(x, plan.pack(w, b))
+
+    if why := verdict.why or unguarded(kernel, plan, *known, say) or loses_nan(kernel, call, *known):
         return {"status": "wrong", "why": why}
     return {"status": "ok", "score": verdict.score, "budget": verdict.budget}
 

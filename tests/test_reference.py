@@ -14,7 +14,16 @@ from wrong_kernels import HONEST, convolve
 from wrong_kernels import round_to_bits as to_bits
 
 from convzoo import Conv2d
-from convzoo.reference import ACCURACIES, allowed, inputs, judge, magnitude, oracle
+from convzoo.reference import (
+    ACCURACIES,
+    allowed,
+    inputs,
+    judge,
+    known_once,
+    magnitude,
+    oracle,
+    window_of,
+)
 
 # --- the oracle against numbers computed by hand -----------------------------------------------------
 
@@ -147,6 +156,37 @@ VARIED = [
 ] + [Conv2d.parse("n1c3000h3w3k2r3s3"), Conv2d.parse("n1c520h3w3k2r3s3-f64")]
 varied = pytest.mark.parametrize("p", VARIED, ids=str)
 tiers = pytest.mark.parametrize("tier", ["random", "exact", "integers"])
+
+
+def test_known_answers_are_those_of_the_data_asked_for_and_nobody_can_change_them():
+    p, q = Conv2d(1, 2, 5, 4, 3, 2, 2), Conv2d(1, 2, 5, 4, 3, 2, 2, layout="nhwc")
+
+    def negative(p, seed):
+        return tuple(-a for a in inputs(p, seed))
+
+    found = []
+    for data in (inputs, negative):
+        for problem in (p, q):
+            for seed in (0, 1, 0):
+                found.append(known_once(data, problem, seed))
+                want = data(problem, seed)
+                assert np.array_equal(found[-1][0], oracle(problem, *want))
+                assert np.array_equal(found[-1][1], magnitude(problem, *want))
+    assert found[0] is found[2], "and are kept"
+    for a in found[0]:
+        with pytest.raises(ValueError, match="read-only"):
+            a[...] = 0
+
+
+@given(problems())
+def test_window_of_a_pixel_holds_the_outputs_that_change_with_it(p):
+    p = dataclasses.replace(p, dtype="float64")
+    x, w, b = inputs(p, 0)
+    for at in [(0, 0, 0, 0), (p.N - 1, p.C - 1, p.H - 1, p.W - 1), (0, p.C // 2, p.H // 2, p.W // 2)]:
+        before = oracle(p, x, w, b)
+        changed = x.copy()
+        (changed.transpose(0, 3, 1, 2) if p.layout == "nhwc" else changed)[at] += 1
+        assert np.array_equal(oracle(p, changed, w, b) != before, window_of(p, *at))
 
 
 @varied

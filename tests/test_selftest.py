@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import ctypes.util
+import gc
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -123,17 +126,49 @@ def test_guarded_inputs_are_read_only():
     from dataclasses import replace
 
     from benchmarks.guard import unguarded
-    from convzoo.reference import inputs
+    from convzoo.reference import inputs, magnitude, oracle
 
     kernel, p = convzoo.load("numpy/windows"), convzoo.Conv2d.parse(selftest.AWKWARD)
-    plan, flags = kernel.plan(p), []
+    plan, flags, data = kernel.plan(p), [], inputs(p, 0)
+    known = oracle(p, *data), magnitude(p, *data)
 
     def run(x, weights):
         flags.extend(a.flags.writeable for a in (x, *weights))
         return plan.run(x, weights)
 
-    assert unguarded(kernel, replace(plan, run=run), p, inputs(p, 0), lambda line: None) == ""
+    assert unguarded(kernel, replace(plan, run=run), p, data, known, lambda line: None) == ""
     assert flags in ([], [False] * 6), "nothing but Linux has such memory"
+
+
+def _round_upward():
+    libm = ctypes.CDLL(ctypes.util.find_library("m"))
+    return lambda: libm.fesetround(0x800), lambda: libm.fesetround(0)
+
+
+@pytest.mark.parametrize(
+    "name, change, back",
+    [
+        ("the garbage collector", lambda: gc.set_threshold(0), lambda: gc.set_threshold(700)),
+        ("the interval", lambda: sys.setswitchinterval(1), lambda: sys.setswitchinterval(5e-3)),
+        ("the direction of rounding", lambda: _round_upward()[0](), lambda: _round_upward()[1]()),
+        ("the variable OMP_PLACES", lambda: os.environ.update(OMP_PLACES="threads"), lambda: None),
+    ],
+)
+def test_a_setting_that_others_would_find_changed_is_told(monkeypatch, name, change, back):
+    from benchmarks.doubts import Watch
+    from convzoo.backends import BACKENDS
+
+    if "rounding" in name and platform.machine() != "x86_64":
+        pytest.skip("the number of a direction of rounding is known for x86-64 alone")
+    monkeypatch.setenv("OMP_PLACES", "cores")
+    watch = Watch(BACKENDS["numpy"])
+    assert watch.reasons() == ""
+    try:
+        change()
+        why = watch.reasons()
+    finally:
+        back()
+    assert f"changed {name}" in why
 
 
 # --- mutants -----------------------------------------------------------------------------------------

@@ -124,13 +124,7 @@ def unsafe_in_threads(kernel: Any) -> str | None:
     """None, or why no kernel of this backend may be called from several threads on this machine."""
     if getattr(kernel.backend, "simulated", False):
         return "runs in the CUDA simulator, which is not threadsafe"
-    if kernel.backend.name == "numba":
-        import numba
-
-        with contextlib.suppress(ValueError):  # no parallel function has run yet
-            if numba.threading_layer() == "workqueue":
-                return "runs on numba's workqueue layer, which is not threadsafe: pip install tbb"
-    return None
+    return kernel.backend.one_at_a_time()
 
 
 def pack_follows(kernel: Any, p: Conv2d, plan: Plan) -> str | None:

@@ -95,6 +95,10 @@ class Backend:
         """Where the device has a clock of its own: an object with start() and stop() -> seconds."""
         return None
 
+    def one_at_a_time(self) -> str | None:
+        """None, or why calls from several threads at once must not be made on this machine."""
+        return None
+
     def set_threads(self, n: int) -> None:
         """Use ``n`` threads from now on. Thread pools that read the environment need it set earlier."""
 
@@ -105,6 +109,14 @@ class Backend:
 
 
 class Numba(Backend):
+    def one_at_a_time(self) -> str | None:
+        from numba.np.ufunc.parallel import threading_layer
+
+        with contextlib.suppress(ValueError):  # no parallel function has run yet
+            if threading_layer() == "workqueue":
+                return "runs on numba's workqueue layer, which is not threadsafe: pip install tbb"
+        return None
+
     def set_threads(self, n: int) -> None:
         import numba
         from numba.core import config

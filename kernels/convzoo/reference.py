@@ -379,9 +379,24 @@ def _is_read(p: Conv2d) -> np.ndarray:
     return np.flatnonzero(read | (not plane.any()))
 
 
+def window_of(p: Conv2d, n: int, c: int, h: int, v: int) -> np.ndarray:
+    """Which outputs the pixel x[n, c, h, v] is a term of, in the shape of y."""
+    rows = _reads(p.P, p.R, p.stride[0], p.dilation[0], p.padding[0]) == h
+    columns = _reads(p.Q, p.S, p.stride[1], p.dilation[1], p.padding[2]) == v
+    seen, each = np.zeros((p.N, p.K, p.P, p.Q), bool), p.K // p.groups
+    group = c // (p.C // p.groups)
+    seen[n, group * each : (group + 1) * each] = rows.any(axis=1)[:, None] & columns.any(axis=1)
+    return _in_layout(p, seen)
+
+
+def _reads(outputs: int, taps: int, stride: int, dilation: int, before: int) -> np.ndarray:
+    """The positions along one axis that outputs read, tap by tap."""
+    return np.arange(outputs)[:, None] * stride + np.arange(taps) * dilation - before
+
+
 def _met(outputs: int, taps: int, stride: int, dilation: int, before: int, size: int) -> np.ndarray:
     """Which positions along one axis any tap of any output meets."""
-    at = np.arange(outputs)[:, None] * stride + np.arange(taps) * dilation - before
+    at = _reads(outputs, taps, stride, dilation, before)
     met = np.zeros(size, bool)
     met[at[(at >= 0) & (at < size)]] = True
     return met

@@ -1,0 +1,165 @@
+"""What a kernel promises and a timing never asks for: every call right, NaN kept, threads apart, nothing left.
+
+A timing judges a few outputs of thousands, on ordinary numbers, one call at a time. A kernel that leaves out
+what it knows will not be looked at, that is wrong now and then, that loses a NaN, that mixes up two calls at
+once or that keeps something of each is seen here, once a cell, after the clock has stopped.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter, sleep
+from typing import Any
+
+from .stopwatch import one_sample
+
+KEPT = 2**25  # bytes of outputs that are held at once
+SLOW = 0.02  # seconds; calls that take longer are not asked for again only to be looked at
+SECONDS = 0.02  # for calls from several threads, and for a batch of calls that may leave something
+IN_A_ROW = 8  # calls at least
+IN_A_BATCH = 12  # calls at least, or what comes and goes by itself counts for too much
+THREADS = 3
+TOO_MANY = 0.8  # objects left by a call: others may go meanwhile
+
+
+def some_wrong(cell: Any, calls: int, seconds: float) -> str:
+    """Whether of as many calls as in one sample, made as a sample makes them, every one is right."""
+    if seconds > SLOW:
+        return ""
+    made: list[tuple[int, Any]] = []
+    calls = max(1, min(max(calls, IN_A_ROW), _most(cell)))
+
+    def call(x: Any) -> Any:
+        y = cell.call(x)
+        made.append((len(made) % len(cell.inputs), y))
+        return y
+
+    one_sample(call, cell.inputs, calls, cell.kernel.backend.synchronize)
+    i, why = _first_wrong(cell, made)
+    return f"call {i + 1} of {calls} in a row is wrong: {why}" if why else ""
+
+
+def _most(cell: Any) -> int:
+    """The most outputs that are held at once."""
+    p = cell.problem
+    return KEPT // max(1, p.N * p.K * p.P * p.Q * p.itemsize)
+
+
+def _first_wrong(cell: Any, made: list[tuple[int, Any]]) -> tuple[int, str]:
+    """The first of these (turn, output) that is no answer to inputs[turn], and why; -1 if all are right."""
+    import numpy as np
+
+    from convzoo.reference import judge, snapshot
+
+    right: dict[int, Any] = {}  # an output that has been right once is right again
+    for i, (turn, y) in enumerate(made):
+        home = snapshot(cell.kernel.backend, y)
+        if turn in right and type(home) is np.ndarray and np.array_equal(home, right[turn]):
+            continue
+        like = {"accuracy": cell.kernel.accuracy, "tier": "random", "known": cell.known(turn)}
+        verdict = judge(home, cell.problem, *cell.host[turn], **like)
+        if not verdict.ok:
+            return i, verdict.why
+        right[turn] = home
+    return -1, ""
+
+
+def loses_nan(kernel: Any, call: Callable[[Any], Any], p: Any, data: tuple, known: tuple) -> str:
+    """Whether a NaN and an infinity in x fail to reach an output that sees them, or harm the others.
+
+    They may spread: the transforms of some algorithms mix pixels. ``data`` is x, w and b on the host,
+    ``known`` their oracle and magnitude; ``call`` has the weights.
+    """
+    import numpy as np
+
+    from convzoo.reference import judge, snapshot, window_of
+
+    x = data[0].copy()
+    if not x.size:
+        return ""
+    spots = [(0, 0, p.H // 2, p.W // 2, np.nan), (p.N - 1, p.C - 1, (p.H - 1) // 2, p.W // 3, np.inf)]
+    seen = np.zeros(p.y_shape, bool)
+    for n, c, h, v, value in spots:
+        (x.transpose(0, 3, 1, 2) if p.layout == "nhwc" else x)[n, c, h, v] = value
+        seen |= window_of(p, n, c, h, v)
+    with np.errstate(all="ignore"):
+        y = snapshot(kernel.backend, call(kernel.backend.to_device(x)))
+    if type(y) is not np.ndarray or y.shape != p.y_shape:
+        return "on x with a NaN: y is no array of the shape that it must have"
+    lost = seen & np.isfinite(y)
+    if lost.any():
+        return f"lost a NaN or an infinity in x: {int(lost.sum())} outputs that see it are numbers"
+    y = np.where(np.isfinite(y), y, known[0].astype(y.dtype))
+    verdict = judge(y, p, *data, accuracy=kernel.accuracy, known=known)
+    return "" if verdict.ok else f"on x with a NaN: {verdict.why}"
+
+
+def crosses(cell: Any, seconds: float) -> str:
+    """Whether calls, each of so many seconds, are wrong when they come from several threads at once.
+
+    The first call of each lets the others go on at every line that it comes to: chance seldom does.
+    """
+    backend, most = cell.kernel.backend, _most(cell) // THREADS
+    if backend.device != "cpu" or backend.one_at_a_time() or seconds > SLOW or not most:
+        return ""
+    gate = threading.Barrier(THREADS)
+
+    def work(turn: int) -> list[tuple[int, Any]]:
+        x, lines, before = cell.inputs[turn], set(), sys.gettrace()
+
+        def pause(frame: Any, event: str, _: Any) -> Any:
+            if (line := (frame.f_code, frame.f_lineno)) not in lines:
+                lines.add(line)
+                sleep(1e-6)
+            return pause
+
+        gate.wait()
+        sys.settrace(pause)
+        try:
+            ys = [cell.call(x)]
+        finally:
+            sys.settrace(before)
+        ends = perf_counter() + SECONDS
+        while perf_counter() < ends and len(ys) < most:
+            ys.append(cell.call(x))
+        return [(turn, y) for y in ys]
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            made = [*pool.map(work, (i % len(cell.inputs) for i in range(THREADS)))]
+    finally:
+        sys.setswitchinterval(usual)
+    _, why = _first_wrong(cell, [one for some in made for one in some])
+    return f"called from several threads at once: {why}" if why else ""
+
+
+def leaves(cell: Any, seconds: float) -> str:
+    """Whether every call, of so many seconds, leaves objects behind, or memory as large as its output."""
+    import psutil
+
+    if seconds > SLOW:
+        return ""
+    calls, process = max(IN_A_BATCH, min(1000, int(SECONDS / seconds))), psutil.Process()
+    objects = resident = 0
+    for collected in (False, True, True):  # seldom more than the first
+        if collected:
+            gc.collect()
+        objects, resident = sys.getallocatedblocks(), process.memory_info().rss
+        for i in range(calls):
+            cell.call(cell.inputs[i % len(cell.inputs)])
+        cell.kernel.backend.synchronize()
+        if collected:
+            gc.collect()
+        objects = (sys.getallocatedblocks() - objects) / calls
+        resident = (process.memory_info().rss - resident) / calls
+        size = KEPT / max(1, _most(cell))
+        if objects < TOO_MANY and resident < max(size / 2, 2**20 / calls):
+            return ""
+    kept = f"{objects:.3g} objects" if objects >= TOO_MANY else f"{resident / 1024:.3g} KiB"
+    return f"keeps {kept} more after each call"
