@@ -727,6 +727,23 @@ def slows_the_clock(p, honest, backend):
     return replace(honest, run=run)
 
 
+@must_end("crashed", "no longer what the clock has said")
+def halves_its_times(p, honest, backend):
+    """Looks for the list of samples and halves what was measured last."""
+    last: list[float] = [0.0]
+
+    def run(x, weights):
+        frame = sys._getframe(1)
+        while frame is not None and not hasattr(frame.f_locals.get("samples"), "seconds"):
+            frame = frame.f_back
+        seconds = frame.f_locals["samples"].seconds if frame is not None else []
+        if seconds and seconds[-1] != last[0]:
+            last[0] = seconds[-1] = seconds[-1] / 2
+        return honest.run(x, weights)
+
+    return replace(honest, run=run)
+
+
 @must_end("wrong mistrusted", REFUSED + "|on which the clock and the verdict rest")
 def bribes_the_judge(p, honest, backend):
     """Replaces the oracle by its own wrong answer; too late where the right one is known already."""

@@ -11,6 +11,7 @@ unfinished; both are copied as soon as the clock has stopped.
 from __future__ import annotations
 
 import gc
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -74,19 +75,19 @@ def measure(
     ``copy`` makes the copies of the outputs that are kept.
     """
     samples = Samples()
-    samples.number = _calibrate(call, inputs, synchronize, effort)
-    batches = [_rotation(inputs, samples.number, first) for first in range(len(inputs))]
+    samples.number = number = _calibrate(call, inputs, synchronize, effort)
+    batches = [_rotation(inputs, number, first) for first in range(len(inputs))]
     rng = random.Random()  # of the system's entropy
     collecting = gc.isenabled()
     gc.disable()
-    rejected = 0
+    rejected, taken = 0, 0.0
     try:
         started = perf_counter()
         while len(samples.seconds) < effort.most:
             if len(samples.seconds) >= effort.fewest and perf_counter() - started > effort.budget:
                 break
             turn = len(samples.seconds) % len(inputs)
-            batch, chosen = batches[turn], rng.randrange(samples.number)
+            batch, chosen = batches[turn], rng.randrange(number)
             seconds, device_seconds, ys = _sample(call, batch, synchronize, device_clock, chosen)
             if not steady():
                 rejected += 1
@@ -95,14 +96,15 @@ def measure(
                 if not samples.seconds:
                     raise RuntimeError(f"the device was throttled during all of {rejected} samples")
                 break
-            samples.seconds.append(seconds / samples.number)
+            taken += seconds
+            samples.seconds.append(seconds / number)
             if device_seconds is not None:
-                samples.device_seconds.append(device_seconds / samples.number)
+                samples.device_seconds.append(device_seconds / number)
             place = len(samples.kept)
             if place == KEPT:  # a reservoir: in the end every sample has had the same chance
                 place = rng.randrange(len(samples.seconds))
             if place < KEPT:
-                turns = [(turn + i) % len(inputs) for i in (chosen, samples.number - 1)]
+                turns = [(turn + i) % len(inputs) for i in (chosen, number - 1)]
                 kept = [Output(t, y, copy(y)) for t, y in zip(turns, ys, strict=False)]
                 samples.kept[place : place + 1] = [kept]
             del ys
@@ -111,6 +113,8 @@ def measure(
     finally:
         if collecting:
             gc.enable()
+    if not math.isclose(sum(samples.seconds) * samples.number, taken):
+        raise RuntimeError("the samples are no longer what the clock has said")
     return samples
 
 
