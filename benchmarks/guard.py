@@ -60,9 +60,8 @@ def _on_guarded(kernel: Any, plan: Any, p: Any, data: tuple, known: tuple, at_en
     verdict = judge(home, p, *data, accuracy=kernel.accuracy, tier="random", known=known)
     if not verdict.ok:
         return f"on inputs in read-only memory: {verdict.why}"
-    kernel.backend.overwrite(
-        y, 0 * home - 1
-    )  # lest the next call find the answer in memory that is free
+    # lest the next call find the answer in memory that is free
+    kernel.backend.overwrite(y, 0 * home - 1)
     return ""
 
 

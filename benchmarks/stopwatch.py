@@ -123,13 +123,6 @@ def seconds_of_one(call: Callable[[Any], Any], x: Any, synchronize: Callable[[],
     return _sample(call, [x], synchronize, None)[0]
 
 
-def one_sample(
-    call: Callable[[Any], Any], inputs: Sequence[Any], number: int, synchronize: Callable[[], None]
-) -> None:
-    """So many calls, as a sample makes them, from the first of the inputs on."""
-    _sample(call, _rotation(inputs, number, 0), synchronize, None, random.randrange(number))
-
-
 def _rotation(inputs: Sequence[Any], number: int, first: int) -> list[Any]:
     return [inputs[(first + i) % len(inputs)] for i in range(number)]
 

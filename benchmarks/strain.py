@@ -10,12 +10,13 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, sleep
 from typing import Any
 
-from .stopwatch import one_sample
+from .stopwatch import Effort, measure
 
 KEPT = 2**25  # bytes of outputs that are held at once
 SLOW = 0.02  # seconds; calls that take longer are not asked for again only to be looked at
@@ -30,17 +31,17 @@ def some_wrong(cell: Any, calls: int, seconds: float) -> str:
     """Whether of as many calls as in one sample, made as a sample makes them, every one is right."""
     if seconds > SLOW:
         return ""
-    made: list[tuple[int, Any]] = []
-    calls = max(1, min(max(calls, IN_A_ROW), _most(cell)))
+    made: deque[tuple[int, Any]] = deque(maxlen=max(1, _most(cell)))
+    effort = Effort(max(calls, IN_A_ROW) * seconds, 0, 0, 1, 1)  # one sample, by the clock itself
 
     def call(x: Any) -> Any:
         y = cell.call(x)
-        made.append((len(made) % len(cell.inputs), y))
+        made.append((next(i for i, one in enumerate(cell.inputs) if one is x), y))
         return y
 
-    one_sample(call, cell.inputs, calls, cell.kernel.backend.synchronize)
-    i, why = _first_wrong(cell, made)
-    return f"call {i + 1} of {calls} in a row is wrong: {why}" if why else ""
+    measure(call, cell.inputs, cell.kernel.backend.synchronize, effort)
+    i, why = _first_wrong(cell, list(made))
+    return f"call {i + 1} of {len(made)} in a row is wrong: {why}" if why else ""
 
 
 def _most(cell: Any) -> int:
