@@ -182,10 +182,13 @@ def _end_strays(token: str) -> None:
     """Kill what a worker has started and what has left its group since: it still carries the token."""
     import psutil
 
+    killed = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.environ().get(TOKEN) == token:
                 process.kill()
+                killed.append(process)
+    psutil.wait_procs(killed, timeout=5)  # on a busy machine the dead still run for a while
 
 
 def python_path(kernels: Path | None = None) -> str:

@@ -498,6 +498,7 @@ def finish(cluster, path):
     assert share["status"] == "complete" and {c["rounds"] for c in share["cells"]} == {2}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_killed_at_a_random_moment_and_resumed(cluster, tmp_path):
     path = killed(cluster, tmp_path, random.Random(), "coordinator", within=3)

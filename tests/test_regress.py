@@ -167,7 +167,11 @@ def simulated(monkeypatch):
 QUIET, BUSY, DRIFTING = (0.015, 0.02, 0.0), (0.02, 0.3, 0.0), (0.02, 0.1, 0.003)
 
 
-@pytest.mark.parametrize("kind", [QUIET, BUSY, DRIFTING], ids=["quiet", "busy", "drifting"])
+@pytest.mark.parametrize(
+    "kind",
+    [QUIET, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (BUSY, DRIFTING))],
+    ids=["quiet", "busy", "drifting"],
+)
 def test_identical_versions_raise_an_alarm_in_at_most_one_run_of_a_hundred(simulated, kind):
     rng, runs, alarms, verdicts = random.Random(5), 1000, 0, 0
     for seed in range(runs):
@@ -431,6 +435,7 @@ def test_a_commit_that_is_slower_and_newly_wrong(repository, tmp_path):
     assert "planted_slower" in page.read_text() and "planted_same" not in page.read_text()
 
 
+@pytest.mark.slow
 def test_identical_commits_and_the_working_tree(repository):
     kernel = ("--kernels", "numpy/planted_same", "--problems", "tiny/square")
     done = ask(repository, "good", "good", *kernel)

@@ -56,7 +56,7 @@ def none_left(root):
     return not workers_of(root)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2))])
 def test_killed_at_any_moment_and_resumed(clean_tree, tmp_path, seed):
     """SIGKILL of the coordinator: every line that was written stays, no worker lives on, resume finishes."""
     rng = random.Random(seed)
