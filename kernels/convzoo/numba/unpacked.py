@@ -5,9 +5,9 @@ Idea     A layer of few pixels and many channels has more weights than pixels. T
          call costs as much as reading them once more and writing them all. A tile of pixels in the lanes
          needs no such layout: a weight is copied into all lanes from wherever it is, here from 8 rows of
          w at a time, whose cache lines serve 16 taps each. What is laid out is x: row t of a matrix holds
-         the numbers that tap t meets, one for each pixel; a 1x1 filter finds x so already. Planes of
-         7 x 7 or 14 x 14 pixels fill vectors but for one pixel or four: these are inner products of a
-         row of w with a row of taps of such a pixel, with the taps in the lanes. No lane stays empty.
+         the numbers that tap t meets, one for each pixel; a 1x1 filter without stride finds x so already.
+         Planes of 7 x 7 or 14 x 14 pixels fill vectors but for one pixel or four: up to 8 such pixels are
+         inner products of a row of w with a row of their taps, with the taps in the lanes.
 Shapes   x[N,C,H,W] · w[K,C/G,R,S] → y[N,K,P,Q]   float32, float64
          inside: X[C·R·S,P·Q] for one image at a time, and the last pixels as X'[pixels,C·R·S]
 Threads  Numba's: each lays out an equal share of the taps, then has an equal share of (tile of pixels,
