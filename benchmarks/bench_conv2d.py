@@ -28,8 +28,8 @@ def _judged(effort):
     """Time the cell, then the verdict on the outputs of the timed calls; a wrong one fails."""
     cell = _ready["cell"]
     samples = cell.time(effort)
-    verdict = cell.judge(samples)
-    assert verdict.ok, verdict.why
+    why = cell.judge(samples)
+    assert not why, why
     return samples
 
 

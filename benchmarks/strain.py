@@ -22,7 +22,7 @@ KEPT = 2**25  # bytes of outputs that are held at once
 SLOW = 0.02  # seconds; calls that take longer are not asked for again only to be looked at
 SECONDS = 0.02  # for calls from several threads, and for a batch of calls that may leave something
 IN_A_ROW = 8  # calls at least
-IN_A_BATCH = 12  # calls at least, or what comes and goes by itself counts for too much
+IN_A_BATCH = 12  # calls at least, or what comes and goes by itself counts for too much; then more
 THREADS = 3
 TOO_MANY = 0.8  # objects left by a call: others may go meanwhile
 
@@ -52,20 +52,11 @@ def _most(cell: Any) -> int:
 
 def _first_wrong(cell: Any, made: list[tuple[int, Any]]) -> tuple[int, str]:
     """The first of these (turn, output) that is no answer to inputs[turn], and why; -1 if all are right."""
-    import numpy as np
+    from convzoo.reference import snapshot
 
-    from convzoo.reference import judge, snapshot
-
-    right: dict[int, Any] = {}  # an output that has been right once is right again
     for i, (turn, y) in enumerate(made):
-        home = snapshot(cell.kernel.backend, y)
-        if turn in right and type(home) is np.ndarray and np.array_equal(home, right[turn]):
-            continue
-        like = {"accuracy": cell.kernel.accuracy, "tier": "random", "known": cell.known(turn)}
-        verdict = judge(home, cell.problem, *cell.host[turn], **like)
-        if not verdict.ok:
-            return i, verdict.why
-        right[turn] = home
+        if why := cell.wrong(turn, snapshot(cell.kernel.backend, y)):
+            return i, why
     return -1, ""
 
 
@@ -151,6 +142,7 @@ def leaves(cell: Any, seconds: float) -> str:
     for collected in (False, True, True):  # seldom more than the first
         if collected:
             gc.collect()
+            calls *= 2  # what is kept once, and not by every call, counts for less
         objects, resident = sys.getallocatedblocks(), process.memory_info().rss
         for i in range(calls):
             cell.call(cell.inputs[i % len(cell.inputs)])

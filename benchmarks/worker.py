@@ -14,7 +14,7 @@ import signal
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -55,6 +55,7 @@ class Cell:
     scenario: str
     seed: int
     report: dict[str, Any]
+    right: dict[int, Any] = field(default_factory=dict)  # by turn, an output that was found right
 
     def time(self, effort: Effort) -> Samples:
         from convzoo.reference import snapshot
@@ -84,23 +85,38 @@ class Cell:
         """One call, for whoever wants to watch what it runs."""
         return self.call(self.inputs[0])
 
-    def judge(self, samples: Samples) -> Any:
-        """The verdict on the outputs of timed calls, and on what those calls did to their inputs."""
-        from convzoo.reference import Verdict, judge, snapshot
+    def wrong(self, turn: int, home: Any) -> str:
+        """Why this is no answer to inputs[turn], or nothing. What has been right once is right again."""
+        import numpy as np
 
-        verdict, backend = Verdict(False, "no timed call returned an output"), self.kernel.backend
-        p = self.problem
+        from convzoo.reference import judge
+
+        seen = self.right.get(turn)
+        if (
+            seen is not None and type(home) is np.ndarray and home.dtype == seen.dtype
+            and home.flags.writeable and home.flags.c_contiguous and np.array_equal(home, seen)
+        ):  # fmt: skip
+            return ""
+        like: dict[str, Any] = {"accuracy": self.kernel.accuracy, "tier": "random"}
+        verdict = judge(home, self.problem, *self.host[turn], **like, known=self.known(turn))
+        if verdict.ok:
+            self.right[turn] = home
+        return verdict.why
+
+    def judge(self, samples: Samples) -> str:
+        """Why the outputs of timed calls, or what those calls did to their inputs, are wrong, or nothing."""
+        from convzoo.reference import snapshot
+
+        if not samples.outputs:
+            return "no timed call returned an output"
         for output in samples.outputs:
-            known = self.known(output.turn)
-            home = snapshot(backend, output.y) if output.copy is None else output.copy
-            like: dict[str, Any] = {"accuracy": self.kernel.accuracy, "tier": "random"}
-            verdict = judge(home, p, *self.host[output.turn], **like, known=known)
-            if not verdict.ok:
-                return Verdict(False, "the timed output is wrong: " + verdict.why)
+            home = snapshot(self.kernel.backend, output.y) if output.copy is None else output.copy
+            if why := self.wrong(output.turn, home):
+                return "the timed output is wrong: " + why
         for x, (want, _, _) in zip(self.inputs, self.host, strict=True):
-            if not _same(backend.to_host(x), want):
-                return Verdict(False, "x was changed by a timed call")
-        return verdict
+            if not _same(self.kernel.backend.to_host(x), want):
+                return "x was changed by a timed call"
+        return ""
 
     def overwrote(self, samples: Samples) -> str:
         """Whether an output of a timed call has changed since: every y must be a fresh one."""
@@ -266,9 +282,8 @@ def _timed(request: dict[str, Any], say: Callable) -> dict[str, Any]:
     where = (request["kernel"], request["problem"], request["scenario"], request["seed"])
     cell = prepare_cell(*where, request.get("path"))
     samples = cell.time(Effort(**request["effort"]))
-    verdict = cell.judge(samples)
-    if not verdict.ok:
-        return {"status": "wrong", "why": verdict.why}
+    if why := cell.judge(samples):
+        return {"status": "wrong", "why": why}
     look = request.get("look", True)  # a kernel that does so does so in every round
     status, why = _look(cell, samples, say) if look else ("wrong", cell.overwrote(samples))
     if why:

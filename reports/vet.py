@@ -141,7 +141,10 @@ def _check_commit(found: Incoming, repository: Path) -> None:
 
 @lru_cache(maxsize=1024)
 def in_history(commit: str, repository: Path) -> bool | None:
-    """Whether git knows the commit; None where there is no git or only the newest commits."""
+    """Whether a branch or tag holds the commit; None where there is no git or only the newest commits.
+
+    One that was rebased away may still lie in this repository, but in no clone of it.
+    """
 
     def git(*words: str) -> str | None:
         try:
@@ -155,7 +158,7 @@ def in_history(commit: str, repository: Path) -> bool | None:
     shallow = git("rev-parse", "--is-shallow-repository")
     if shallow is None:
         return None
-    known = git("cat-file", "-t", commit) == "commit"
+    known = git("rev-list", "--max-count=1", commit, "--not", "--all") == ""
     return known or (None if shallow == "true" else False)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,14 @@ def test_every_committed_record_would_be_taken(path):
         with pytest.raises(vet.Refused, match="measured by suite 1, and these records by suite 2"):
             vet.record(path, ROOM.parent)
     else:
-        assert vet.record(path, ROOM.parent).lines[-1]["kind"] == "end"
+        found = vet.record(path, ROOM.parent)
+        assert found.lines[-1]["kind"] == "end"
+        # another branch may hold it here, but a clone of this one must
+        behind = ["git", "-C", str(ROOM), "merge-base", "--is-ancestor", found.header["commit"], "HEAD"]
+        if vet.in_history(found.header["commit"], ROOM.parent) is not None:
+            assert subprocess.run(behind).returncode == 0, (
+                "measured on a commit that is not below this one"
+            )
 
 
 def test_a_time_of_another_sixth_digit_is_seen(away, home):
@@ -128,6 +136,26 @@ def test_one_changed_byte_is_seen(away, home, at):
     data[place] = ord("7") if data[place] != ord("7") else ord("8")
     path.write_bytes(data)
     assert "SHA-256" in why(path, home)
+
+
+def test_a_commit_that_was_rebased_away_is_not_in_the_history(tmp_path):
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "core.hooksPath=/dev/null"]
+        return subprocess.run(
+            ["git", "-C", str(tmp_path), *who, *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "one")
+    first = git("rev-parse", "HEAD")
+    git("commit", "-q", "--allow-empty", "--amend", "-m", "another")
+    second = git("rev-parse", "HEAD")
+    git("checkout", "-q", "-b", "aside")
+    git("commit", "-q", "--allow-empty", "-m", "aside")
+    aside = git("rev-parse", "HEAD")
+    git("checkout", "-q", "-")
+    assert git("cat-file", "-t", first) == "commit"
+    assert [vet.in_history(c, tmp_path) for c in (first, second, aside)] == [False, True, True]
 
 
 def change_first(**parts):

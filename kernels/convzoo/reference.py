@@ -213,22 +213,44 @@ def judge(
     y64, A = known or (oracle(p, x, w, b), magnitude(p, x, w, b))
     with np.errstate(invalid="ignore"):
         error = np.abs(y - y64)
-    limit = _limit(p, x, w, A, error, accuracy, tier)
-    bad = ~(error <= limit)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        score = np.nan_to_num(error / (UNIT[p.dtype] * A), nan=0.0).max(initial=0)
-        budget = np.nan_to_num(error / limit, nan=0.0).max(initial=0)
-    why = _describe(bad, y, y64, limit, accuracy, tier) if bad.any() else ""
-    return Verdict(
-        not why, why, float(error.max(initial=0)), float(error.mean()) if error.size else 0.0,
-        float(score), float(budget),
+    held = _norm_holds(p, A, error)
+    right, score, budget = True, 0.0, 0.0
+    each = max(1, CHUNK_BYTES // max(1, error[:1].nbytes))
+    for n in range(0, p.N, each):  # what is made of so few images stays in cache
+        some = slice(n, n + each)
+        e, a = error[some], A[some]
+        limit = _limit(replace(p, N=len(e)), x[some], w, a, accuracy, tier, held)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            score, budget = _largest(e / (UNIT[p.dtype] * a), score), _largest(e / limit, budget)
+        right = right and bool((e <= limit).all())
+    why = "" if right else _describe(
+        y, y64, error, _limit(p, x, w, A, accuracy, tier, held), accuracy, tier
     )  # fmt: skip
+    mean = float(error.mean()) if error.size else 0.0
+    return Verdict(right, why, float(error.max(initial=0)), mean, score, budget)
+
+
+def _largest(shares: np.ndarray, least: float) -> float:
+    """The largest of these and ``least``; NaN, which 0 / 0 gives, counts for nothing."""
+    return min(float(np.fmax.reduce(shares, axis=None, initial=least)), float(np.finfo(float).max))
+
+
+def _likely(p: Conv2d, A: Any) -> Any:
+    """The error that data of mean zero lead to at most, where A is the magnitude."""
+    # a tensor core cuts its sums off: such errors add up instead of cancelling; float64: see ``allowed``
+    likely = (LIKELY + math.sqrt(p.taps) / 8) * UNIT[p.dtype] * (2 if p.dtype == "float64" else 1)
+    return likely * A + p.taps * TINY[p.dtype]
+
+
+def _norm_holds(p: Conv2d, A: np.ndarray, error: np.ndarray) -> bool:
+    """Whether the norm of all errors is as on data of mean zero; False where one of them is NaN."""
+    return bool(np.linalg.norm(error) <= _likely(p, np.linalg.norm(A)))
 
 
 def _limit(
-    p: Conv2d, x: np.ndarray, w: np.ndarray, A: np.ndarray, error: np.ndarray, accuracy: str, tier: str
+    p: Conv2d, x: np.ndarray, w: np.ndarray, A: np.ndarray, accuracy: str, tier: str, held: bool
 ) -> np.ndarray:
-    """The largest error of each output on data of this tier; of all of them, where their norm is too large."""
+    """The largest error of each output on data of this tier; ``held``: the norm of all of them is as it must."""
     if tier == "exact" and accuracy == "elementwise":
         return np.zeros_like(A)
     limit = allowed(p, x, w, A, accuracy)
@@ -236,19 +258,15 @@ def _limit(
         return np.minimum(limit, 0.5)
     if tier != "random" or accuracy not in ("elementwise", "normwise") or p.dtype in ACCUMULATOR:
         return limit
-    # a tensor core cuts its sums off: such errors add up instead of cancelling; float64: see ``allowed``
-    likely = (LIKELY + math.sqrt(p.taps) / 8) * UNIT[p.dtype] * (2 if p.dtype == "float64" else 1)
-    tiny = p.taps * TINY[p.dtype]
-    if accuracy == "normwise" and np.linalg.norm(error) <= likely * np.linalg.norm(A) + tiny:
-        return limit
-    return np.minimum(limit, likely * A + tiny)
+    return limit if accuracy == "normwise" and held else np.minimum(limit, _likely(p, A))
 
 
 def _describe(
-    bad: np.ndarray, y: np.ndarray, y64: np.ndarray, limit: np.ndarray, accuracy: str, tier: str
+    y: np.ndarray, y64: np.ndarray, error: np.ndarray, limit: np.ndarray, accuracy: str, tier: str
 ) -> str:
+    bad = ~(error <= limit)
     with np.errstate(invalid="ignore"):
-        excess = np.where(bad, np.abs(y - y64) - limit, -1.0)
+        excess = np.where(bad, error - limit, -1.0)
     excess = np.where(bad & ~np.isfinite(excess), np.inf, excess)
     worst = np.unravel_index(int(excess.argmax()), y.shape)
     at = ", ".join(str(int(i)) for i in worst)
