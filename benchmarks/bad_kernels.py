@@ -318,6 +318,30 @@ def forgets_nan(p, honest, backend):
     return replace(honest, run=run)
 
 
+@must_end("wrong", "with x and b times")
+def drops_what_is_small(p, honest, backend):
+    """Takes outputs below a billionth for zeros."""
+    import numpy as np
+
+    def drop(y):
+        y[np.abs(y) < 1e-9] = 0
+        return y
+
+    return replace(honest, run=_changed(honest, backend, drop))
+
+
+@must_end("wrong", "with x and b times")
+def clips_what_is_large(p, honest, backend):
+    """Cuts outputs off at a billion."""
+    import numpy as np
+
+    def clip(y):
+        y[np.isfinite(y) & (np.abs(y) > 1e9)] = 1e9
+        return y
+
+    return replace(honest, run=_changed(honest, backend, clip))
+
+
 # --- its inputs are not its own ----------------------------------------------------------------------
 
 
@@ -744,7 +768,7 @@ def halves_its_times(p, honest, backend):
     return replace(honest, run=run)
 
 
-@must_end("wrong mistrusted", REFUSED + "|on which the clock and the verdict rest")
+@must_end("wrong mistrusted", REFUSED + "|on which the clock and the verdict rest|lost a NaN")
 def bribes_the_judge(p, honest, backend):
     """Replaces the oracle by its own wrong answer; too late where the right one is known already."""
     import numpy as np

@@ -1,8 +1,8 @@
 """What a kernel promises and a timing never asks for: every call right, NaN kept, threads apart, nothing left.
 
 A timing judges a few outputs of thousands, on ordinary numbers, one call at a time. A kernel that leaves out
-what it knows will not be looked at, that is wrong now and then, that loses a NaN, that mixes up two calls at
-once or that keeps something of each is seen here, once a cell, after the clock has stopped.
+what it knows will not be looked at, that is wrong now and then, that loses a NaN or what is very small, that
+mixes up two calls at once or that keeps something of each is seen here, once a cell, after the clock has stopped.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ SECONDS = 0.02  # for calls from several threads, and for a batch of calls that 
 IN_A_ROW = 8  # calls at least
 IN_A_BATCH = 12  # calls at least, or what comes and goes by itself counts for too much; then more
 THREADS = 3
+SCALES = (
+    2.0**-60,
+    2.0**60,
+)  # powers of two change no digit, and so large or small float32 is far from its ends
 TOO_MANY = 0.8  # objects left by a call: others may go meanwhile
 
 
@@ -88,6 +92,39 @@ def loses_nan(kernel: Any, call: Callable[[Any], Any], p: Any, data: tuple, know
     y = np.where(np.isfinite(y), y, known[0].astype(y.dtype))
     verdict = judge(y, p, *data, accuracy=kernel.accuracy, known=known)
     return "" if verdict.ok else f"on x with a NaN: {verdict.why}"
+
+
+def depends_on_scale(
+    kernel: Any, plan: Any, p: Any, data: tuple, known: tuple, right: Any = None
+) -> str:
+    """Whether x and b that are so many times as large do not give y that is as many times as large.
+
+    ``data`` is x, w and b on the host, ``known`` their oracle and magnitude, ``right`` an output that is
+    known to be right: most kernels give its digits again.
+    """
+    import numpy as np
+
+    from convzoo.reference import ACCUMULATOR, judge, snapshot
+
+    if p.dtype in ACCUMULATOR:
+        return ""  # float16 holds no such numbers
+    device = kernel.backend.to_device
+    for scale in SCALES:
+        x, w, b = (data[0] * scale).astype(data[0].dtype), data[1], data[2]
+        b = b if b is None else (b * scale).astype(b.dtype)
+        weights = plan.pack(device(w), b if b is None else device(b))
+        y = snapshot(kernel.backend, plan.run(device(x), weights))
+        if (
+            right is not None
+            and type(y) is np.ndarray
+            and np.array_equal(y, right * right.dtype.type(scale))
+        ):
+            continue
+        like: dict[str, Any] = {"accuracy": kernel.accuracy, "tier": "random"}
+        verdict = judge(y, p, x, w, b, **like, known=(known[0] * scale, known[1] * scale))
+        if not verdict.ok:
+            return f"with x and b times {scale:.2g}: {verdict.why}"
+    return ""
 
 
 def crosses(cell: Any, seconds: float) -> str:

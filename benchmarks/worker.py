@@ -298,12 +298,13 @@ def _look(cell: Cell, samples: Samples, say: Callable) -> tuple[str, str]:
     """What is wrong with a cell beside its timed outputs, or doubtful, and why; why is empty if nothing is."""
     from .doubts import remembers, wait_for_threads
     from .guard import unguarded
-    from .strain import crosses, leaves, loses_nan, some_wrong
+    from .strain import crosses, depends_on_scale, leaves, loses_nan, some_wrong
 
     kernel, seconds = cell.kernel, min(samples.seconds)
     known = cell.problem, cell.host[0], cell.known(0)
     why = some_wrong(cell, samples.number, seconds)
-    if why := why or unguarded(kernel, cell.plan, *known, say) or loses_nan(kernel, cell.call, *known):
+    why = why or unguarded(kernel, cell.plan, *known, say) or loses_nan(kernel, cell.call, *known)
+    if why := why or depends_on_scale(kernel, cell.plan, *known, cell.right.get(0)):
         return "wrong", why
     doubt = remembers(cell)
     wait_for_threads()
@@ -317,7 +318,7 @@ def _judged(request: dict[str, Any], say: Callable) -> dict[str, Any]:
     from convzoo.reference import examine, known_once
 
     from .guard import unguarded
-    from .strain import loses_nan
+    from .strain import depends_on_scale, loses_nan
 
     kernel = convzoo.load(request["kernel"], request.get("path"))
     p, seed = convzoo.Conv2d.parse(request["problem"]), request["seed"]
@@ -330,7 +331,8 @@ def _judged(request: dict[str, Any], say: Callable) -> dict[str, Any]:
         w, b = (None if a is None else kernel.backend.to_device(a) for a in known[1][1:])
         return plan.run(x, plan.pack(w, b))
 
-    if why := verdict.why or unguarded(kernel, plan, *known, say) or loses_nan(kernel, call, *known):
+    why = verdict.why or unguarded(kernel, plan, *known, say) or loses_nan(kernel, call, *known)
+    if why := why or depends_on_scale(kernel, plan, *known):
         return {"status": "wrong", "why": why}
     return {"status": "ok", "score": verdict.score, "budget": verdict.budget}
 

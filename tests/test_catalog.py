@@ -213,6 +213,8 @@ def test_rule_behind_auto_names_kernels_that_exist():
         ("n1c64h56w56k64r5s5", "eager", "elementwise", "numba/register_tile"),
         ("n1c64h56w56k64r3s3-p1-g64", "packed", "elementwise", "numba/depthwise"),
         ("n1c3h128w128k4r5s5", "packed", "elementwise", "numba/few_channels"),
+        ("n1c3h224w224k32r3s3-st2-p1", "packed", "elementwise", "numba/few_channels"),
+        ("n1c3h224w224k96r11s11-st4-p2", "packed", "elementwise", "numba/register_tile"),
         ("n1c3h224w224k64r7s7-st2-p3-nhwc", "packed", "elementwise", "numba/register_tile"),
     ],
 )
