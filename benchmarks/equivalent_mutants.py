@@ -313,6 +313,18 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
                 "NumPy takes any negative length for the unknown one"
             ),
         },
+        "sixes = len(taps) // 6 * 6": {
+            "sixes = len(taps) // 7 * 6": ("fewer taps by sixes: the loop after it takes the others"),
+        },
+        "for t in range(0, sixes, 6):": {
+            "for t in range(0, sixes - 1, 6):": ("sixes is a multiple of six: the same turns"),
+        },
+        "threes = len(taps) // 3 * 3": {
+            "threes = len(taps) // 4 * 3": ("fewer taps by threes: the loop after it takes the others"),
+        },
+        "for t in range(0, threes, 3):": {
+            "for t in range(0, threes - 1, 3):": ("threes is a multiple of three: the same turns"),
+        },
     },
     "numba/im2col": {
         "for q in range(uint64(lo)):": {
@@ -415,6 +427,161 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "y = y.transpose(1, 2).reshape(p.y_shape).contiguous()": {
             "y = y.transpose(1, 2).reshape(p.y_shape)": (
                 "reshape has made the copy where one was needed, and its result is C-contiguous"
+            ),
+        },
+    },
+    "numba/register_tile": {
+        "V = 2": {
+            "V = 3": (
+                "tiles of three vectors are written by the same code: the sums spill, and are the same"
+            ),
+        },
+        "low, high = filter_rows(j, p + f // j.Q, p + min(f + U - 1, count - 1) // j.Q)": {
+            "low, high = filter_rows(j, p + f // j.Q, p + min(f + U - 1, count + 1) // j.Q)": (
+                "a later last row begins with an earlier filter row: further taps, in rows of zeros"
+            ),
+        },
+        "size = (p.C * plane if nchw else height * line) + 2 * lanes * item": {
+            "size = (p.C * plane if nchw else height * line) + 3 * lanes * item": (
+                "a buffer with more room than is used"
+            ),
+        },
+        'here["buffer"] = (size + 4095) // 4096 * 4096 + 64 * 5': {
+            'here["buffer"] = (size + 4095) // 4095 * 4096 + 64 * 5': (
+                "a buffer with more room than is used"
+            ),
+            'here["buffer"] = (size + 4095) // 4096 * 4096 + 63 * 5': (
+                "the buffers of two threads begin 5 bytes closer to each other: vectors are loaded from any address"
+            ),
+        },
+        "heights = _simd.heights_for(p.stride[1] * (item if nchw else p.C * item))": {
+            "heights = _simd.heights_for(p.stride[0] * (item if nchw else p.C * item))": (
+                "which tiles are looked at: all heights are right"
+            ),
+            "heights = _simd.heights_for(p.stride[1] * (item if nchw else p.K * item))": (
+                "which tiles are looked at: all heights are right"
+            ),
+        },
+        "U = min(heights, key=lambda U: found[U][0] * (1 if heights[0] == U else 1.03))": {
+            "U = min(heights, key=lambda U: found[U][0] * (1 if heights[1] == U else 1.03))": (
+                "which tile is preferred: all heights are right"
+            ),
+        },
+    },
+    "numba/pointwise": {
+        "j, at_table, clamped = geometry[0], table.ctypes.data, np.empty(16, np.int64)": {
+            "j, at_table, clamped = geometry[0], table.ctypes.data, np.empty(15, np.int64)": (
+                "a tile has at most 14 pixels"
+            ),
+        },
+        "if f + j.pixels > count:": {
+            "if f + j.pixels >= count:": (
+                "a last tile that is whole: nothing is clamped, the places are copied"
+            ),
+        },
+        "count = min(vectors * (i + 1) // tiles * j.lanes, j.Q) - f": {
+            "count = min(vectors * (i + 1) * tiles * j.lanes, j.Q) - f": (
+                "a tile of two vectors computes the next tile's first as well, which is whole: the same sums twice"
+            ),
+        },
+        "threads = config.NUMBA_NUM_THREADS if parallel else 1": {
+            "threads = config.NUMBA_NUM_THREADS if parallel else 0": (
+                "only the estimate of tiling reads it: any block and any tile is right"
+            ),
+        },
+        "shape = (p.N, p.P * p.Q, 1) if nchw else (1, p.N * p.P * p.Q, 1)": {
+            "shape = ((p.N, p.P * p.Q, 1))": (
+                "the images of nhwc one by one instead of as one row of pixels"
+            ),
+        },
+        "pixel = p.stride[1] * (item if nchw else p.C * item)": {
+            "pixel = p.stride[1] * ((item))": ("which tiles are looked at: all heights are right"),
+        },
+        "U = min(heights, key=lambda U: found[U][0] * (1 if heights[0] == U else 1.03))": {
+            "U = min(heights, key=lambda U: found[U][0] * (0 if heights[0] == U else 1.03))": (
+                "which tile is preferred: all heights are right"
+            ),
+        },
+        "U = width = 8 if _simd.many_registers() else 4": {
+            "U = width = 9 if _simd.many_registers() else 4": (
+                "tiles of nine channels are written by the same code"
+            ),
+            "U = width = (8)": (
+                "tiles of eight channels spill where there are 16 registers: the same sums"
+            ),
+        },
+        "narrow = 1 if 0 < p.K % width <= lanes else V": {
+            "narrow = 1 if 0 <= p.K % width <= lanes else V": (
+                "whole blocks only: the narrow tile is not used"
+            ),
+            "narrow = 1 if 0 < p.C % width <= lanes else V": (
+                "the wide tile for the narrow one: its second vector has zeros for weights and is not stored"
+            ),
+        },
+    },
+    "numba/unpacked": {
+        "call(j.copy, (target + below * line, plane, j.P - below, line, 0, j.Q, 0, 0, step))": {
+            "call(j.copy, (target + below * line, plane, j.P - below, line, 1, j.Q, 0, 0, step))": (
+                "where the numbers of the next line would begin: there are none"
+            ),
+        },
+        "call(j.copy_one, (to, at + i * j.item, 1, 0, 0, count, 0, count, j.x_row))": {
+            "call(j.copy_one, (to, at + i * j.item, 1, 1, 0, count, 0, count, j.x_row))": (
+                "where the next line would go: there is one"
+            ),
+            "call(j.copy_one, (to, at + i * j.item, 2, 0, 0, count, 0, count, j.x_row))": (
+                "the same line is copied twice to the same place"
+            ),
+        },
+        "count = min(j.vectors * (i + 1) // j.tiles * j.lanes, j.P * j.Q - j.last) - f": {
+            "count = min(j.vectors * (i + 2) // j.tiles * j.lanes, j.P * j.Q - j.last) - f": (
+                "a tile of two vectors computes the next tile's first as well, which is whole: the same sums twice"
+            ),
+        },
+        "tile = j.tile_3 if count > 2 * j.lanes else j.tile_2 if count > j.lanes else j.tile_1": {
+            "tile = j.tile_3 if count > 2 * j.lanes else j.tile_2 if count >= j.lanes else j.tile_1": (
+                "one whole vector by the tile for two, of whose second no lane is read or stored"
+            ),
+        },
+        "continue": {
+            "pass": (
+                "every tile of pixels computes the last ones, not the last tile alone: the same sums again"
+            ),
+        },
+        'here["last"] = pixels % lanes if pixels % lanes <= FEW else 0': {
+            "pass": ("no pixels are left to inner products: the last ones are a vector of their own"),
+        },
+        'here["column"] = (-(-p.C * p.R * p.S * item // 64) | 1) * 64': {
+            'here["column"] = (-(-p.C * p.R * p.S * item // 64) | 1) * 65': (
+                "columns of X' lie farther apart, at addresses that are aligned to nothing"
+            ),
+        },
+        "threads = get_num_threads() if parallel else 1": {
+            "threads = get_num_threads() if parallel else 2": ("two shares, one after the other"),
+        },
+    },
+    "numba/few_channels": {
+        "MOST = 8": {
+            "MOST = 7": ("tiles of seven channels at most: the same sums in other tiles"),
+        },
+        "parallel = p.flops > SERIAL_FLOPS": {
+            "parallel = p.flops >= SERIAL_FLOPS": (
+                "at the very threshold either version may run: they do the same"
+            ),
+        },
+        "shares = config.NUMBA_NUM_THREADS if parallel else 1": {
+            "shares = config.NUMBA_NUM_THREADS if parallel else 2": ("two shares, one after the other"),
+            "shares = (1)": ("one thread takes all units: slower, the same sums"),
+            "shares = (config.NUMBA_NUM_THREADS)": ("several shares, one after the other"),
+        },
+        'size, dtype = shares * int(j["buffer"]) // p.itemsize, np.dtype(p.dtype)': {
+            'size, dtype = shares * int(j["buffer"]) * p.itemsize, np.dtype(p.dtype)': (
+                "more memory for the sheets than is used"
+            ),
+        },
+        "return _simd.pack_panels(w, G, U, lanes, places), bias.reshape(-1)": {
+            "return _simd.pack_panels(w, G, U, lanes, places), bias.reshape(-2)": (
+                "NumPy takes any negative length for the unknown one"
             ),
         },
     },

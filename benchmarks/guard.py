@@ -90,13 +90,15 @@ class _Fence:
         self.array[...] = a
 
     def close(self) -> None:
-        self._protect(0, len(self._memory), NOTHING)
-        self._protect(PAGE, self._inside, mmap.PROT_READ)
+        protect(self._address, len(self._memory), NOTHING)
+        protect(self._address + PAGE, self._inside, mmap.PROT_READ)
 
     def open(self) -> None:
-        self._protect(0, len(self._memory), mmap.PROT_READ | mmap.PROT_WRITE)
+        protect(self._address, len(self._memory), mmap.PROT_READ | mmap.PROT_WRITE)
 
-    def _protect(self, begin: int, length: int, what: int) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.mprotect(ctypes.c_void_p(self._address + begin), ctypes.c_size_t(length), what):
-            raise OSError(ctypes.get_errno(), "mprotect")
+
+def protect(address: int, length: int, what: int) -> None:
+    """Whole pages from now on allow ``what``: NOTHING, or PROT_READ and PROT_WRITE of mmap."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(length), what):
+        raise OSError(ctypes.get_errno(), "mprotect")

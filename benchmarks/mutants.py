@@ -4,8 +4,9 @@ The changes are the mistakes people make: an index off by one, < for <=, a swapp
 a forgotten bias, tail or copy, = for +=, a narrower dtype. Each mutant is judged by
 ``convzoo.reference.examine`` on a few small problems without symmetry, in a process of its own that may die
 or hang. Numba's kernels run as the Python they are written in (NUMBA_DISABLE_JIT), so that a mutant costs
-milliseconds. What survives is wrong in a way the verdict cannot see, or it is no fault: those that are none
-are argued away one by one in ``equivalent_mutants``.
+milliseconds; those that only the compiler can run are the matter of ``compiled_mutants``. What survives is
+wrong in a way the verdict cannot see, or it is no fault: those that are none are argued away one by one in
+``equivalent_mutants``.
 
 ``python -m benchmarks.mutants KERNEL`` is the process that judges; indices come on standard input.
 """
@@ -13,6 +14,7 @@ are argued away one by one in ``equivalent_mutants``.
 from __future__ import annotations
 
 import ast
+import bisect
 import contextlib
 import fnmatch
 import json
@@ -28,6 +30,8 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from convzoo import Conv2d, names
@@ -35,6 +39,8 @@ from convzoo.catalog import find
 
 from . import hardware
 from .record import ROOT
+
+KERNEL_FOLDER = ROOT / "kernels" / "convzoo"
 
 KERNELS = (
     "python/*", "numpy/*", "numba/naive", "numba/parallel", "numba/im2col", "numba/direct", "torch_cpu/*",
@@ -79,6 +85,7 @@ PROBLEMS = [
         "n1c1h6w23k4r2s3-d1x9-f64",
         "n1c1h32w40k4r1s1",
         "n2c1h5w6k3r3s2-nhwc",
+        "n2c2h6w5k2r2s2-p1_0_0_1-g2",
     )
 ]
 # Large: to be planned, not run. What an honest kernel refuses, a mutant must, and nothing else.
@@ -93,7 +100,7 @@ PLANNED = [
 SMALL = {"TILE": 32, "SHEETS": 600, "SERIAL_FLOPS": 0, "WINDOW_BYTES": 2000, "BLOCK_BYTES": 1500}
 SEEDS = (0, 1)
 SECONDS = 5  # that a mutant may take; an honest kernel takes a tenth of one
-SILENCE = 60  # seconds without any verdict, after which the process is taken to hang
+SILENCE = 120  # seconds without any verdict, after which the process is taken to hang
 FIRST_SILENCE = 300  # the same for the honest kernel, every line of which is traced on every problem
 
 
@@ -136,19 +143,28 @@ DECLARED = ("ALGORITHM", "ACCURACY", "MAX_FLOPS", "DTYPES")  # the verdict takes
 BESIDE = ("workspace", "code")  # arguments of Plan that say something beside the output
 
 
+def path_of(name: str) -> Path:
+    """The file of a kernel, or of a building block, which the catalog does not know."""
+    backend, _, stem = name.partition("/")
+    return KERNEL_FOLDER / backend / f"{stem}.py" if stem.startswith("_") else find(name).path
+
+
 def mutants_of(kernel: str) -> list[Mutant]:
     """Every mutant of a kernel, in the order of its source."""
-    source = find(kernel).path.read_text(encoding="utf-8")
+    source = path_of(kernel).read_text(encoding="utf-8")
     text, starts = source.encode(), [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line.encode()))
     tree = ast.parse(source)
-    meaning = ast.dump(tree)
+    tops = [(starts[node.lineno - 1], starts[node.end_lineno or 0]) for node in tree.body]
+    means = [ast.dump(ast.parse(text[first:last])) for first, last in tops]
     found: dict[str, Mutant] = {}
     for begin, end, new in sorted(set(_edits(tree, text, starts))):
         changed = (text[:begin] + new.encode() + text[end:]).decode()
+        i = bisect.bisect(tops, (begin, len(text))) - 1  # only this statement needs to be parsed again
+        first, last = tops[i]
         try:
-            if ast.dump(ast.parse(changed)) == meaning:
+            if ast.dump(ast.parse(text[first:begin] + new.encode() + text[end:last])) == means[i]:
                 continue
         except SyntaxError:
             continue
@@ -212,6 +228,8 @@ def _inside(tree: ast.Module) -> Iterator[ast.AST]:
         if isinstance(node, ast.keyword) and node.arg in BESIDE:
             return
         if isinstance(node, ast.FunctionDef) and _told_to_the_compiler(node):
+            for inner in (line for line in node.body if isinstance(line, ast.FunctionDef)):
+                yield from visit(inner)
             return
         if isinstance(node, ast.Assign) and _targets(node) & {*DECLARED}:
             return
@@ -240,11 +258,11 @@ def _inside(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def _told_to_the_compiler(function: ast.FunctionDef) -> bool:
-    """Whether a function only tells Numba types, which mean nothing while it is switched off."""
-    called = {ast.unparse(n.func) for n in ast.walk(function) if isinstance(n, ast.Call)}
-    return "njit" in called or any(
-        "njit(" in ast.unparse(r) for r in ast.walk(function) if isinstance(r, ast.Return)
+    """Whether a function, but for those inside of it, only tells Numba what to compile, and for which types."""
+    own = "\n".join(
+        ast.unparse(line) for line in function.body if not isinstance(line, ast.FunctionDef)
     )
+    return bool(re.search(r"\bnjit\(|\btypes\.", own))
 
 
 def _listed(value: Any) -> list[Any]:
@@ -357,7 +375,7 @@ def _other_calls(node: ast.Call, code: Callable[[Any], str]) -> Iterator[tuple[A
     args = node.args
     if name in ("range", "prange") and not node.keywords:
         last = args[min(1, len(args) - 1)]
-        yield last, f"{code(last)} - 1"
+        yield last, f"({code(last)}) - 1" if isinstance(last, ast.IfExp) else f"{code(last)} - 1"
         first = f"{code(args[0])} + 1, {code(args[1])}" if len(args) > 1 else f"1, {code(args[0])}"
         yield node, f"{code(node.func)}({', '.join([first, *map(code, args[2:])])})"
     elif name in ("min", "max"):
@@ -532,20 +550,24 @@ def main() -> None:
 class _Judge:
     """A process that judges mutants of one kernel; begun again whenever one of them ends it."""
 
-    def __init__(self, kernel: str):
-        self._kernel, self._said = kernel, ""
+    def __init__(self, kernel: str, cache: str):
+        self._kernel, self._cache, self._said = kernel, cache, ""
         self._begin()
 
     def _begin(self) -> None:
+        from .compiled_mutants import FILES
         from .processes import python_path
 
+        compiled = self._kernel in FILES
+        module = "benchmarks.compiled_mutants" if compiled else "benchmarks.mutants"
         environment = os.environ | {
-            "PYTHONPATH": python_path(), "NUMBA_DISABLE_JIT": "1", "NUMBA_NUM_THREADS": "3",
+            "PYTHONPATH": python_path(), "NUMBA_DISABLE_JIT": str(int(not compiled)),
+            "NUMBA_NUM_THREADS": "3", "NUMBA_CACHE_DIR": self._cache,
             "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
             "CONVZOO_MEMORY_LIMIT": str(min(2**32, hardware.cell_memory())),
         }  # fmt: skip
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.mutants", self._kernel], cwd=ROOT, env=environment,
+            [sys.executable, "-m", module, self._kernel], cwd=ROOT, env=environment,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self._lines: queue.Queue[str] = queue.Queue()
@@ -557,7 +579,7 @@ class _Judge:
         if hello is None:
             said = self._said[-500:] or f"it said nothing within {FIRST_SILENCE} s"
             raise RuntimeError(f"{self._kernel} could not be judged: {said}")
-        self.lines = set(hello["lines"])
+        self.lines: set[int] | None = hello["lines"] and set(hello["lines"])
 
     @staticmethod
     def _listen(process: Any, lines: queue.Queue) -> None:
@@ -565,10 +587,12 @@ class _Judge:
             lines.put(line)
         lines.put("")
 
-    def _next(self, silence: float = SILENCE) -> dict[str, Any] | None:
-        try:
-            line = self._lines.get(timeout=silence)
-        except queue.Empty:
+    def _next(self, silence: int = SILENCE) -> dict[str, Any] | None:
+        for _ in range(silence):  # second by second: what stops this process stops the other one, too
+            with contextlib.suppress(queue.Empty):
+                line = self._lines.get(timeout=1)
+                break
+        else:
             line = ""
         if line:
             return json.loads(line)
@@ -605,51 +629,55 @@ class _Judge:
 def run(
     globs: Sequence[str] = ("*",), sample: int | None = None, seed: int = 0, progress: Any = None
 ) -> list[dict[str, Any]]:
-    """Scores of the kernels that match, all mutants or ``sample`` of them drawn at random."""
-    from .equivalent_mutants import EQUIVALENT
+    """Scores of the kernels that match, all mutants or ``sample`` of them drawn at random.
+
+    Of kernels that must be compiled, and of what they are built from, those that are always drawn.
+    """
+    from . import compiled_mutants
 
     kernels = [
         k for k in names(*globs)
-        if any(fnmatch.fnmatchcase(k, g) for g in KERNELS) and find(k).backend.why_not() is None and _runs_here(k)
+        if any(fnmatch.fnmatchcase(k, g) for g in KERNELS) and find(k).backend.why_not() is None and runs_here(k)
     ]  # fmt: skip
     every = [m for kernel in kernels for m in mutants_of(kernel)]
+    drawn = {file: compiled_mutants.places(file) for file in compiled_mutants.files(globs)}
+    every += [m for some in drawn.values() for m in compiled_mutants.drawn(some)]
     asked = every if sample is None else random.Random(seed).sample(every, min(sample, len(every)))
     if progress:
         progress.expect(len(asked))
-    indices = {m.source: i for k in kernels for i, m in enumerate(m for m in every if m.kernel == k)}
-    mine = {k: [m for m in asked if m.kernel == k] for k in kernels}
-    with ThreadPoolExecutor(hardware.usable_cpus()) as pool:
-        jobs = [
-            pool.submit(_score, k, some, indices, EQUIVALENT, progress)
-            for k, some in mine.items()
-            if some
-        ]
-        return [job.result() for job in jobs]
+    mine = {k: [m for m in asked if m.kernel == k] for k in [*kernels, *drawn]}
+    with TemporaryDirectory() as cache, ThreadPoolExecutor(hardware.usable_cpus()) as pool:
+        jobs = [pool.submit(_score, k, some, cache, progress) for k, some in mine.items() if some]
+        scores = [job.result() for job in jobs]
+    for score in scores:
+        score["places"] = len(drawn.get(score["kernel"], mutants_of(score["kernel"])))
+    return scores
 
 
-def _runs_here(kernel: str) -> bool:
+def runs_here(kernel: str) -> bool:
     """Whether the kernel accepts any of the problems on this machine."""
     return not all(_refuses(find(kernel), p) for p in PROBLEMS)
 
 
-def _score(
-    kernel: str, some: list[Mutant], indices: dict[str, int], equivalent: dict, progress: Any
-) -> dict[str, Any]:
-    judge = _Judge(kernel)
+def _score(kernel: str, some: list[Mutant], cache: str, progress: Any) -> dict[str, Any]:
+    from .equivalent_mutants import EQUIVALENT
+
+    judge = _Judge(kernel, cache)
+    indices = {m.source: i for i, m in enumerate(mutants_of(kernel))}
     score: dict[str, Any] = {
         "kernel": kernel, "mutants": len(some), "rejected": 0, "equivalent": 0, "unreached": 0,
         "survivors": [], "refuted": [],
     }  # fmt: skip
-    file = find(kernel).path.relative_to(ROOT)
+    file = path_of(kernel).relative_to(ROOT)
     for mutant in some:
         if progress:
             progress.step(f"mutants of {kernel}")
-        argued = equivalent.get(mutant.change)
+        argued = EQUIVALENT.get(mutant.change)
         where = {
             "where": f"{file}:{mutant.line}", "change": f"{mutant.before}  ->  {mutant.after}",
             "line": mutant.before, "after": mutant.after,
         }  # fmt: skip
-        if mutant.line not in judge.lines and not _spans(mutant, judge.lines):
+        if judge.lines is not None and not _reached(mutant, judge.lines):
             score["unreached"] += 1
         elif judge.why(indices[mutant.source]):
             score["rejected"] += 1
@@ -663,9 +691,11 @@ def _score(
     return score
 
 
-def _spans(mutant: Mutant, lines: set[int]) -> bool:
-    """Whether a statement that begins on an earlier line, and is reached, holds the changed line."""
-    tree = ast.parse(find(mutant.kernel).path.read_text(encoding="utf-8"))
+def _reached(mutant: Mutant, lines: set[int]) -> bool:
+    """Whether the changed line is among these, or the beginning of the statement that holds it is."""
+    if mutant.line in lines:
+        return True
+    tree = ast.parse(path_of(mutant.kernel).read_text(encoding="utf-8"))
     found = [
         n for n in ast.walk(tree)
         if isinstance(n, ast.stmt) and n.lineno <= mutant.line <= (n.end_lineno or n.lineno)

@@ -242,15 +242,21 @@ def _score_table(scores: list[dict[str, Any]]) -> Any:
         table.add_column(heading, justify="right")
     for s in [*scores, total(scores)]:
         table.add_row(
-            s["kernel"], str(s["mutants"]), str(s["rejected"]), str(s["equivalent"]),
+            s["kernel"], _drawn(s), str(s["rejected"]), str(s["equivalent"]),
             str(s["unreached"]), str(len(s["survivors"])), percent(s),
         )  # fmt: skip
     return table
 
 
+def _drawn(score: dict[str, Any]) -> str:
+    """How many mutants were judged, and of how many where that is not all of them."""
+    judged, places = score["mutants"], score["places"]
+    return str(judged) if judged == places else f"{judged} of {places}"
+
+
 def total(scores: list[dict[str, Any]]) -> dict[str, Any]:
     """The sum of all scores, as one more line."""
-    counted = ("mutants", "rejected", "equivalent", "unreached")
+    counted = ("mutants", "places", "rejected", "equivalent", "unreached")
     return {
         "kernel": "all", **{key: sum(s[key] for s in scores) for key in counted},
         "survivors": [line for s in scores for line in s["survivors"]],
@@ -276,6 +282,8 @@ def sentence(rows: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
         every = total(scores)
         of = every["rejected"] + len(every["survivors"])
         text += f"; {every['rejected']} of {of} mutants rejected ({percent(every)})"
+        if every["mutants"] < every["places"]:
+            text += f", {every['mutants']} having been drawn from {every['places']}"
     return text + "."
 
 

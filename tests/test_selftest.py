@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import convzoo
-from benchmarks import bad_kernels, mutants, selftest
+from benchmarks import bad_kernels, compiled_mutants, mutants, selftest
 from benchmarks.equivalent_mutants import EQUIVALENT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,6 +64,26 @@ def test_every_mutant_of_numpy_is_rejected_or_argued_away():
     survivors = [s for score in scores for s in score["survivors"]]
     assert not survivors, "\n".join(f"{s['where']}: {s['change']}" for s in survivors)
     assert not [s for score in scores for s in score["refuted"]], "argued away, and yet rejected"
+
+
+def test_compiled_mutants_are_rejected_and_the_kernel_passes():
+    pytest.importorskip(
+        "numba", reason="they are mutants of Numba's kernels: pip install convzoo[numba]"
+    )
+    [score] = mutants.run(["numba/unpacked"], sample=4, seed=1)
+    assert score["mutants"] == 4 < score["places"] and not score["survivors"] + score["refuted"]
+    assert score["rejected"] > 1, "those argued away are few"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", compiled_mutants.FILES)
+def test_every_compiled_mutant_that_is_drawn_is_rejected_or_argued_away(name):
+    pytest.importorskip(
+        "numba", reason="they are mutants of Numba's kernels: pip install convzoo[numba]"
+    )
+    [score] = mutants.run([name])
+    assert not score["survivors"], "\n".join(f"{s['where']}: {s['change']}" for s in score["survivors"])
+    assert not score["refuted"], "argued away, and yet rejected"
 
 
 def test_own_bad_kernels(tmp_path, monkeypatch):
@@ -209,6 +229,40 @@ def test_mutations_are_the_mistakes_people_make(monkeypatch, tmp_path):
     assert not any("workspace" in line for line in found), "the workspace is no part of the output"
 
 
+def test_an_edit_leaves_other_mutants_drawn():
+    every = compiled_mutants.places("numba/unpacked")
+    drawn, edited = compiled_mutants.drawn(every), every[20:]
+    assert compiled_mutants.DRAWN == len(drawn) < len(every)
+    assert {m for m in drawn if m in edited} <= {*compiled_mutants.drawn(edited)}
+
+
+BESIDE = """
+import ctypes, sys
+from pathlib import Path
+from benchmarks.compiled_mutants import _fenced, executed, in_a_fork, path_of
+from convzoo import Conv2d
+y = _fenced((3, 5), "float32")
+for place in (0, 15):
+    at = y.ctypes.data + 4 * place
+    print(in_a_fork(lambda: ctypes.c_float.from_address(at).value and "", 5).partition(":")[0] or "lives")
+source = path_of("numba/few_channels").read_text()
+executed("numba/few_channels", source)["numba/few_channels"].plan(Conv2d(1, 3, 9, 40, 2, 3, 3))
+print([f.name for f in Path(sys.argv[1]).rglob("*few_channels*")])
+"""
+
+
+def test_what_lies_beside_y_is_closed_and_no_mutant_comes_into_a_cache(tmp_path):
+    pytest.importorskip(
+        "numba", reason="they are mutants of Numba's kernels: pip install convzoo[numba]"
+    )
+    env = os.environ | {
+        "PYTHONPATH": f"{ROOT / 'kernels'}{os.pathsep}{ROOT}", "NUMBA_CACHE_DIR": str(tmp_path),
+    }  # fmt: skip
+    command = [sys.executable, "-c", BESIDE, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split("\n")[:3] == ["lives", "ends its process", "[]"], done.stdout + done.stderr
+
+
 def test_every_argument_fits_a_mutant():
     """An entry whose kernel has changed says nothing any more, and is to be deleted."""
     every = {m.change for kernel in {key[0] for key in EQUIVALENT} for m in mutants.mutants_of(kernel)}
@@ -219,7 +273,14 @@ def test_every_argument_fits_a_mutant():
 
 def test_bad_kernels_import_nothing_but_the_standard_library_at_the_top():
     """asv imports every module of benchmarks."""
-    for name in ("bad_kernels", "selftest", "mutants", "doubts", "equivalent_mutants"):
+    for name in (
+        "bad_kernels",
+        "selftest",
+        "mutants",
+        "compiled_mutants",
+        "doubts",
+        "equivalent_mutants",
+    ):
         tree = ast.parse((ROOT / "benchmarks" / f"{name}.py").read_text())
         top = {a.name for n in tree.body if isinstance(n, ast.Import) for a in n.names}
         assert top <= set(sys.stdlib_module_names), name
