@@ -425,6 +425,7 @@ def none_left(root):
     return not compares(root)
 
 
+@pytest.mark.slow
 def test_every_cell_once_on_a_host_that_could_run_it(cluster, tmp_path):
     """Four workers that declare different things; their record is like one of compare."""
     declared = ("slot=1 numpy=1", "slot=1 python=1", "slot=1 cpu=1", "slot=1 numba=1")

@@ -143,6 +143,7 @@ return [bad, window.pwned === undefined, document.images.length, document.docume
   drawn.filter((e) => [...e.attributes].some((a) => /NaN|Infinity|undefined/.test(a.value))).length]"""
 
 
+@pytest.mark.slow
 def test_poisoned_pages_work_in_a_browser(whole, tmp_path):
     if reason := why_not():
         pytest.skip(f"the page {reason}")

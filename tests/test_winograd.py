@@ -112,7 +112,7 @@ def test_error_is_a_small_multiple_of_the_direct_one(name, factor, problem):
         (None, "float64", "nchw"),
         (None, "float64", "nhwc"),
         ((32, 16), "float32", "nchw"),
-        ((32, 16), "float64", "nhwc"),
+        pytest.param((32, 16), "float64", "nhwc", marks=pytest.mark.slow),
     ],
 )
 def test_odd_shapes(name, registers, dtype, layout, monkeypatch):
