@@ -42,6 +42,11 @@ def plan(p):
 '''
 
 
+def test_these_tests_are_not_bound_to_a_core_as_asvs_processes_are():
+    """What they start would be, too: half as fast, and another machine by name."""
+    assert "asv" in sys.modules and "OMP_PROC_BIND" not in os.environ
+
+
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory):
     """A repository of two commits with the real suite cut down to three cells, run by asv on both."""

@@ -211,6 +211,9 @@ def _rule_for_numpy(p: Conv2d, packed: bool, accuracy: str) -> list[str]:
     # few_channels sorts columns by their stride; with 5 x 20 or 11 x 11 taps register_tile is faster by 10 to 20 %
     small = p.stride == (1, 1) or (max(p.stride) <= 2 and p.R * p.S <= 49)
     few = outputs <= 8 or (inputs <= 4 and p.layout == "nchw" and small)
+    # channels in the lanes leave up to half of them empty; more input channels make up for it
+    odd = outputs <= 24 and outputs % 16 and inputs <= 64 and p.layout == "nchw" and p.stride == (1, 1)
+    few = few or bool(odd)
     own = ["numba/few_channels", "numba/register_tile"]
     order = own if few else own[::-1]
     if inputs == 1:

@@ -4,24 +4,30 @@ Idea     A fresh NumPy array of some megabytes comes from the operating system, 
          one by one, zeroed, at the first touch, and takes them back when the array dies. A call that
          writes 50 MB then spends more time in the kernel's page faults than on its sums. So outputs of
          a quarter of a megabyte or more are lent from blocks that were touched before; when the last
-         array that looks into a block is gone, the block waits for the next output of its size. Nobody
-         can see an output change: a block is lent again only when nothing refers to it any more.
+         array that looks into a block is gone, the block waits for the next output that fills it, or at
+         least a quarter of it. Nobody can see an output change: a block is lent again only when nothing
+         refers to it any more. New blocks are malloc's, as those of other libraries are.
          Outputs begin a page, so that whole-vector stores never straddle two cache lines.
 Cost     2 microseconds a loan; up to KEPT bytes wait for the next call
 Source   own; PyTorch's allocator for CUDA and the arenas of ONNX Runtime do the same for theirs
 """
 
 import math
-import mmap
 import threading
 
 import numpy as np
 
 SMALL = 2**18  # bytes; below, malloc does not go back to the operating system
 KEPT = 2**28  # bytes of blocks that wait
-PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+WASTE = 4  # times as large as the output may a block be; the pages are warm, whatever was in them
+PAGE = 4096
 
-_waiting: dict[int, list[mmap.mmap]] = {}  # by size, the longest unused size first
+
+class _Block(np.ndarray):
+    """Bytes that begin a page. NumPy shortens chains of bases, but never to an array of another type."""
+
+
+_waiting: dict[int, list[_Block]] = {}  # by size, the longest unused size first
 _lock = threading.RLock()  # re-entrant: the collector may end a loan while this thread holds it
 _held = 0
 
@@ -29,14 +35,13 @@ _held = 0
 class _Loan(np.ndarray):
     """Owns a block while arrays look into it; the last of them to go gives it back."""
 
-    # An output's base is this object, and so is that of every view of the output: NumPy follows the
-    # chain of bases only through arrays of one type.
+    # An output's base is this object, and so is that of every view of the output.
     def __del__(self):
-        if type(self.base) is mmap.mmap:
+        if type(self.base) is _Block:
             _take_back(self.base)
 
 
-def _take_back(block: mmap.mmap) -> None:
+def _take_back(block: _Block) -> None:
     global _held
     size = len(block)
     with _lock:
@@ -52,19 +57,20 @@ def _take_back(block: mmap.mmap) -> None:
                 del _waiting[oldest]
 
 
-def _block(size: int) -> mmap.mmap:
+def _block(size: int) -> _Block:
     global _held
     with _lock:
-        if blocks := _waiting.get(size):
-            _held -= size
+        if fitting := [waits for waits in _waiting if size <= waits <= WASTE * size]:
+            closest = min(fitting)
+            blocks = _waiting[closest]
+            _held -= closest
             block = blocks.pop()
             if not blocks:
-                del _waiting[size]
+                del _waiting[closest]
             return block
-    block = mmap.mmap(-1, size, **PRIVATE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        block.madvise(mmap.MADV_HUGEPAGE)  # fewer faults, and fewer entries in the TLB
-    return block
+    memory = np.empty(size + PAGE, np.uint8)  # of malloc, which may have warm memory itself
+    skipped = -memory.ctypes.data % PAGE
+    return memory[skipped : skipped + size].view(_Block)
 
 
 def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -72,7 +78,7 @@ def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < SMALL:
         return np.empty(shape, dtype)
-    return np.ndarray(shape, dtype, _Loan(size, np.uint8, _block(-(-size // 4096) * 4096)))
+    return np.ndarray(shape, dtype, _Loan(size, np.uint8, _block(-(-size // PAGE) * PAGE)))
 
 
 _own = threading.local()
@@ -81,6 +87,6 @@ _own = threading.local()
 def scratch(size: int) -> int:
     """The address of ``size`` bytes that belong to the calling thread, at the beginning of a page."""
     if getattr(_own, "size", -1) < size:
-        _own.memory, _own.size = np.empty(size + 4096, np.uint8), size
-        _own.address = _own.memory.ctypes.data + -_own.memory.ctypes.data % 4096
+        _own.memory, _own.size = np.empty(size + PAGE, np.uint8), size
+        _own.address = _own.memory.ctypes.data + -_own.memory.ctypes.data % PAGE
     return _own.address
