@@ -99,7 +99,7 @@ PLANNED = [
 # Constants that only large problems would put to the test, made small for the odd seed.
 SMALL = {"TILE": 32, "SHEETS": 600, "SERIAL_FLOPS": 0, "WINDOW_BYTES": 2000, "BLOCK_BYTES": 1500}
 SEEDS = (0, 1)
-SECONDS = 5  # that a mutant may take; an honest kernel takes a tenth of one
+SECONDS = 5  # of computing that a mutant may take; an honest kernel takes a tenth of one
 SILENCE = 120  # seconds without any verdict, after which the process is taken to hang
 FIRST_SILENCE = 300  # the same for the honest kernel, every line of which is traced on every problem
 
@@ -513,7 +513,7 @@ def lines_run(kernel: Any, source: str) -> set[int]:
 
 
 def _out_of_time(*_: Any) -> None:
-    raise TimeoutError(f"takes more than {SECONDS} s")
+    raise TimeoutError(f"computes for more than {SECONDS} s")
 
 
 def main() -> None:
@@ -532,15 +532,15 @@ def main() -> None:
     source = kernel.path.read_text(encoding="utf-8")
     print(json.dumps({"lines": sorted(lines_run(kernel, source))}), file=replies, flush=True)
     every = mutants_of(kernel.name)
-    signal.signal(signal.SIGALRM, _out_of_time)
+    signal.signal(signal.SIGPROF, _out_of_time)
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             why = verdict_on(kernel, every[int(line)].source)
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps({"index": int(line), "why": why}), file=replies, flush=True)
 
 
