@@ -40,6 +40,7 @@ FILES = {
     "numba/pointwise": ("numba/pointwise",),
     "numba/few_channels": ("numba/few_channels",),
     "numba/unpacked": ("numba/unpacked",),
+    "numba/depthwise": ("numba/depthwise",),
 }
 # Each imports none but those before it.
 BLOCKS = ("numba/_simd", "numba/_memory", "numba/_pixels", "numba/_winograd")
@@ -84,6 +85,12 @@ TAILS = [
         "n1c2h5w7k8r2s2-p1",
         "n1c2h2w21k3r1s17-p0_0_1_1",
         "n1c2h4w17k3r1s3-st1x5",
+        "n1c2h5w9k2r5s5-g2",
+        "n1c2h7w9k2r2s2-st2-g2",
+        "n1c6h5w7k6r3s2-p1-g6-nhwc",
+        "n1c2h5w6k2r3s3-p3_0_0_1-g2-nobias",
+        "n1c2h6w7k2r2s3-g2",
+        "n2c3h7w9k3r3s3-p1_0_4_1-g3",
     )
 ]
 # Constants that only large problems would put to the test.

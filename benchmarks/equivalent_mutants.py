@@ -585,6 +585,77 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
             ),
         },
     },
+    "numba/depthwise": {
+        "MOST = 8": {
+            "MOST = 7": ("tiles of seven channels at most: the same sums in other tiles"),
+        },
+        "(3, 1): (7, 4, 2, 1), (5, 1): (7, 4, 2, 1), (7, 1): (7, 4, 2, 1), (3, 2): (4, 2, 1), (5, 2): (1,),": {
+            "(3, 1): (7, 4, 2, 1), (5, 0): (7, 4, 2, 1), (7, 1): (7, 4, 2, 1), (3, 2): (4, 2, 1), (5, 2): (1,),": (
+                "5 x 5 filters go over sheets: slower, the same sums"
+            ),
+            "(3, 1): (7, 4, 1, 1), (5, 1): (7, 4, 2, 1), (7, 1): (7, 4, 2, 1), (3, 2): (4, 2, 1), (5, 2): (1,),": (
+                "two rows or three by tiles of one row: the same sums"
+            ),
+            "(3, 1): (7, 4, 2, 1), (5, 1): (7, 4, 2, 1), (7, 1): (7, 4, 2, 1), (2, 2): (4, 2, 1), (5, 2): (1,),": (
+                "3 x 3 filters with stride 2 go over sheets, 2 x 2 ones are done in place: the same sums"
+            ),
+        },
+        "L //= 2": {
+            "L //= 3": ("vectors of five numbers, or of one: LLVM makes them of those that there are"),
+        },
+        "if stride == 2 and _simd.lanes(p.dtype) > L:": {
+            "if False:": ("taller tiles for half vectors: slower, the same sums"),
+            "if not (stride == 2 and _simd.lanes(p.dtype) > L):": (
+                "tiles of other heights, all of which are right"
+            ),
+        },
+        "rows = min((T for T in heights if T <= p.P), key=lambda T: -(-p.P // T) * (T + 1))": {
+            "rows = min((T for T in heights if T <= p.P), key=lambda T: -(-p.Q // T) * (T + 1))": (
+                "which height is preferred: all of those that fit are right"
+            ),
+        },
+        "x_image=p.H * p.W * p.C * item, x_row=p.W * p.C * item, x_pixel=p.stride[1] * p.C * item,": {
+            "x_image=p.H * p.W * p.K * item, x_row=p.W * p.C * item, x_pixel=p.stride[1] * p.C * item,": (
+                "this way is for K = C"
+            ),
+        },
+        "windows = (3, 5, 7) if _simd.many_registers() else (3, 5)": {
+            "windows = (3, 5, 7) if _simd.many_registers() else (2, 5)": (
+                "which filters share columns of x: others take tap by tap, the same sums"
+            ),
+        },
+        "return fill(j, values, tiles), np.array(spans, np.int64).ravel(), tiles[0][1]": {
+            "return fill(j, values, tiles), np.array(spans, np.int64).ravel(), tiles[1][1]": (
+                "which tile's code is shown to a reader: it is not called"
+            ),
+        },
+        "in_place = square and (p.S, p.stride[0]) in ROWS and p.padding[2] <= _simd.lanes(p.dtype) // 4": {
+            "in_place = square and (p.S, p.stride[0]) in ROWS and p.padding[1] <= _simd.lanes(p.dtype) // 4": (
+                "much padding on the left in place instead of over sheets: slower, the same sums"
+            ),
+            "in_place = square and (p.R, p.stride[0]) in ROWS and p.padding[2] <= _simd.lanes(p.dtype) // 4": (
+                "the filter is square here: R = S"
+            ),
+        },
+        "parallel, way, dtype, shape = p.flops > SERIAL_FLOPS, way_of(p), np.dtype(p.dtype), p.y_shape": {
+            "parallel, way, dtype, shape = p.flops >= SERIAL_FLOPS, way_of(p), np.dtype(p.dtype), p.y_shape": (
+                "at the very threshold either version may run: they do the same"
+            ),
+        },
+        "shares, size, lanes = config.NUMBA_NUM_THREADS if parallel else 1, 0, _simd.lanes(p.dtype)": {
+            "shares, size, lanes = (1), 0, _simd.lanes(p.dtype)": (
+                "one thread takes all units: slower, the same sums"
+            ),
+            "shares, size, lanes = config.NUMBA_NUM_THREADS if parallel else 2, 0, _simd.lanes(p.dtype)": (
+                "two shares, one after the other"
+            ),
+        },
+        "return _simd.pack_panels(w, p.C, U, lanes, places), bias.reshape(-1)": {
+            "return _simd.pack_panels(w, p.C, U, lanes, places), bias.reshape(-2)": (
+                "NumPy takes any negative length for the unknown one"
+            ),
+        },
+    },
 }
 
 EQUIVALENT: dict[tuple[str, str, str], str] = {
