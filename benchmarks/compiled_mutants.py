@@ -19,6 +19,7 @@ import ctypes
 import fnmatch
 import hashlib
 import importlib
+import itertools
 import json
 import math
 import mmap
@@ -41,6 +42,14 @@ FILES = {
     "numba/few_channels": ("numba/few_channels",),
     "numba/unpacked": ("numba/unpacked",),
     "numba/depthwise": ("numba/depthwise",),
+    "numba/_pixels": ("numba/few_channels", "numba/depthwise"),
+    "numba/_simd": (
+        "numba/unpacked",
+        "numba/few_channels",
+        "numba/depthwise",
+        "numba/pointwise",
+        "numba/register_tile",
+    ),
 }
 # Each imports none but those before it.
 BLOCKS = ("numba/_simd", "numba/_memory", "numba/_pixels", "numba/_winograd")
@@ -235,14 +244,20 @@ def _fences(module: Any) -> Iterator[None]:
 # --- judging -----------------------------------------------------------------------------------------
 
 
-def verdict_on(name: str, source: str, refused: set[tuple], honest: bool = False) -> str:
-    """Why the verdict rejects this source, or nothing. ``refused``: what the honest kernel refuses."""
+def verdict_on(
+    name: str, source: str, refused: set[tuple], turn: Callable[[], Any], honest: bool = False
+) -> str:
+    """Why the verdict rejects this source, or nothing. ``refused``: what the honest kernel refuses.
+
+    ``turn`` is called before each problem.
+    """
     kernels = executed(name, source)
     modules = [sys.modules[f"convzoo.{m.replace('/', '.')}"] for m in {name, *kernels}]
     for small in (True, False):
         with _smaller(modules) if small else contextlib.nullcontext():
             for kernel, module in kernels.items():
                 for p in [*PROBLEMS, *TAILS]:
+                    turn()
                     if why := _on(find(kernel), module, p, (kernel, p, small), refused, honest):
                         return f"on {p}, {'small' if small else 'native'}: {why}"
     return ""
@@ -271,15 +286,19 @@ def _on(kernel: Any, module: Any, p: Conv2d, which: tuple, refused: set[tuple], 
         return unguarded(kernel, plan, p, _data(p, *data), known_once(_data, p, *data), lambda _: None)
 
 
-def in_a_fork(judge: Callable[[], str], seconds: float) -> str:
-    """The same from a copy of this process, which may die, write where it likes, or compute too long."""
+def give(seconds: float) -> None:
+    """From now on this process may compute for so long; then it dies of a signal, in compiled code, too."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def in_a_fork(judge: Callable[[], str]) -> str:
+    """The same from a copy of this process, which may die or write where it likes."""
     from .worker import _live_and_die_with_the_coordinator
 
     read, write = os.pipe()
     child = os.fork()
     if not child:
         _live_and_die_with_the_coordinator()
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # it dies of the signal, in compiled code, too
         try:
             why = judge()
         except BaseException as error:
@@ -306,14 +325,15 @@ def main() -> None:
     os.dup2(2, 1)
     name, refused = sys.argv[1], set()
     source, every = path_of(name).read_text(encoding="utf-8"), mutants_of(name)
-    begin = process_time()
-    if why := verdict_on(name, source, refused, honest=True):
+    times: list[float] = []
+    if why := verdict_on(name, source, refused, lambda: times.append(process_time()), honest=True):
         raise RuntimeError(f"{name} itself is rejected: {why}")
-    seconds = 3 * (process_time() - begin)
+    # three times what the slowest problem took, whose kernel was compiled, too
+    seconds = 3 * max(b - a for a, b in itertools.pairwise([*times, process_time()]))
     print(json.dumps({"lines": None}), file=replies, flush=True)
     for line in sys.stdin:
         mutant = every[int(line)]
-        why = in_a_fork(lambda m=mutant: verdict_on(name, m.source, refused), seconds)
+        why = in_a_fork(lambda m=mutant: verdict_on(name, m.source, refused, lambda: give(seconds)))
         print(json.dumps({"index": int(line), "why": why}), file=replies, flush=True)
 
 

@@ -140,6 +140,10 @@ for _first, _second in (pair.split() for pair in PAIRS):
     SWAPPED |= {_first: _second, _second: _first}
 COPIES = ("copy", "clone", "contiguous", "ascontiguousarray")
 DECLARED = ("ALGORITHM", "ACCURACY", "MAX_FLOPS", "DTYPES")  # the verdict takes them as they are
+KEYS = (
+    "DIGEST",
+    "SOURCE",
+)  # by which Numba's cache on disk knows a source, and no mutant comes into it
 BESIDE = ("workspace", "code")  # arguments of Plan that say something beside the output
 
 
@@ -199,9 +203,11 @@ def _edits(tree: ast.Module, text: bytes, starts: list[int]) -> Iterator[tuple[i
         if offset >= 0:
             yield begin + offset, begin + offset + len(old), new
 
+    bound = _bound(tree)
     for node in _inside(tree):
         for part, new in _replaced(node, code):
-            yield (*at(part), new)
+            if not (isinstance(part, ast.Name) and new in SWAPPED and new not in bound[part]):
+                yield (*at(part), new)
         if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
             yield from between(node.left, node.right, *OPERATORS[type(node.op)])
         elif isinstance(node, ast.Compare):
@@ -219,7 +225,7 @@ def _edits(tree: ast.Module, text: bytes, starts: list[int]) -> Iterator[tuple[i
 
 
 def _inside(tree: ast.Module) -> Iterator[ast.AST]:
-    """The nodes that decide the output: no texts, types, errors, declarations or workspace."""
+    """The nodes that decide the output: no texts, types, errors, declarations, keys or workspace."""
     beside = _only_beside(tree)
 
     def visit(node: ast.AST) -> Iterator[ast.AST]:
@@ -231,7 +237,7 @@ def _inside(tree: ast.Module) -> Iterator[ast.AST]:
             for inner in (line for line in node.body if isinstance(line, ast.FunctionDef)):
                 yield from visit(inner)
             return
-        if isinstance(node, ast.Assign) and _targets(node) & {*DECLARED}:
+        if isinstance(node, ast.Assign) and _targets(node) & {*DECLARED, *KEYS}:
             return
         if isinstance(node, ast.If) and all(
             _sets_only(line, beside) for line in [*node.body, *node.orelse]
@@ -255,6 +261,35 @@ def _inside(tree: ast.Module) -> Iterator[ast.AST]:
                     yield from visit(child)
 
     yield from visit(tree)
+
+
+def _bound(tree: ast.Module) -> dict[ast.Name, set[str]]:
+    """The names that mean something where each name stands: to swap it for another tests nobody."""
+    found: dict[ast.Name, set[str]] = {}
+
+    def names_of(scope: ast.AST) -> set[str]:
+        names, inside = set(), [*ast.iter_child_nodes(scope)]
+        for node in inside:  # it grows
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            elif isinstance(node, ast.arg):
+                names.add(node.arg)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda)):
+                inside += ast.iter_child_nodes(node)
+        return names
+
+    def visit(node: ast.AST, names: set[str]) -> None:
+        if isinstance(node, (ast.Module, ast.FunctionDef, ast.Lambda)):
+            names = names | names_of(node)
+        if isinstance(node, ast.Name):
+            found[node] = names
+        for child in ast.iter_child_nodes(node):
+            visit(child, names)
+
+    visit(tree, set())
+    return found
 
 
 def _told_to_the_compiler(function: ast.FunctionDef) -> bool:
