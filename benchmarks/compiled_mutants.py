@@ -43,13 +43,6 @@ FILES = {
     "numba/unpacked": ("numba/unpacked",),
     "numba/depthwise": ("numba/depthwise",),
     "numba/_pixels": ("numba/few_channels", "numba/depthwise"),
-    "numba/_simd": (
-        "numba/unpacked",
-        "numba/few_channels",
-        "numba/depthwise",
-        "numba/pointwise",
-        "numba/register_tile",
-    ),
 }
 # Each imports none but those before it.
 BLOCKS = ("numba/_simd", "numba/_memory", "numba/_pixels", "numba/_winograd")

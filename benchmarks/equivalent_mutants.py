@@ -656,6 +656,37 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
             ),
         },
     },
+    "numba/_pixels": {
+        "return (8, 8, 7, 6, 5, 4, 3, 3) if _simd.many_registers(force) else (8, 5, 3, 2, 2, 2, 1, 1)": {
+            "return (8, 8, 7, 6, 5, 4, 3, 3) if _simd.many_registers(force) else (8, 5, 3, 2, 1, 2, 1, 1)": (
+                "tiles of one vector for five channels: the same sums in other tiles"
+            ),
+            "return (8, 8, 7, 6, 5, 4, 3, 3) if _simd.many_registers(force) else (8, 5, 3, 2, 2, 3, 1, 1)": (
+                "three vectors for six channels spill where there are 16 registers: the same sums"
+            ),
+            "return (8, 8, 8, 6, 5, 4, 3, 3) if _simd.many_registers(force) else (8, 5, 3, 2, 2, 2, 1, 1)": (
+                "eight vectors for three channels: the same sums in other tiles"
+            ),
+            "return (8, 8, 7, 6, 5, 4, 3, 3) if _simd.many_registers(force) else (8, 5, 3, 3, 2, 2, 1, 1)": (
+                "three vectors for four channels: the same sums in other tiles"
+            ),
+        },
+        "count = np.where(row < rows, np.maximum(0, high - low), 0)": {
+            "count = np.where(row < rows, np.maximum(0, high - low), 1)": (
+                "a lane of a row after the band: a tile stores nothing of such rows"
+            ),
+        },
+        "offset = np.where(count, (row * p.Q + f - row * width) * pixel, 0)": {
+            "offset = np.where(count, (row * p.Q + f - row * width) * pixel, 1)": (
+                "where a segment without lanes would go"
+            ),
+        },
+        "return ((rows + more) * width * item + 63) // 128 * 128 + 64": {
+            "return ((rows + more) * width * item + 63) // 128 * 129 + 64": (
+                "sheets lie farther apart, at addresses that are aligned to nothing"
+            ),
+        },
+    },
 }
 
 EQUIVALENT: dict[tuple[str, str, str], str] = {
