@@ -196,7 +196,7 @@ def one_buffer(p, honest, backend):
 FAULTS["one_buffer"] = replace(FAULTS["one_buffer"], reason="overwrote the first call's output")
 
 
-@must_end("wrong", "overwrote|timed output is wrong")
+@must_end("wrong", "overwrote|timed output is wrong|in a row is wrong")  # which of them looks first
 def ring_of_buffers(p, honest, backend):
     """Returns eight arrays in turn, more than a verdict looks at together."""
     ring = [_empty(p, backend) for _ in range(8)]
