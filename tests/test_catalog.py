@@ -216,6 +216,15 @@ def test_rule_behind_auto_names_kernels_that_exist():
         ("n1c3h224w224k32r3s3-st2-p1", "packed", "elementwise", "numba/few_channels"),
         ("n1c3h224w224k96r11s11-st4-p2", "packed", "elementwise", "numba/register_tile"),
         ("n1c3h224w224k64r7s7-st2-p3-nhwc", "packed", "elementwise", "numba/register_tile"),
+        ("n1c3h224w224k64r7s7-st2-p3", "eager", "normwise", "numba/winograd_decomposed"),
+        ("n1c64h28w28k64r5s5-p2", "packed", "normwise", "numba/winograd_decomposed"),
+        ("n1c128h56w56k128r3s3-st2-p1", "packed", "normwise", "numba/winograd_decomposed"),
+        ("n1c128h56w56k128r3s3-st2-p1", "eager", "normwise", "numba/unpacked"),
+        ("n1c256h28w28k256r3s3-st2-p1", "packed", "normwise", "numba/register_tile"),
+        ("n1c832h7w7k128r5s5-p2", "packed", "normwise", "numba/register_tile"),
+        ("n1c192h17w17k192r1s7-p0_0_3_3", "packed", "normwise", "numba/register_tile"),
+        ("n16c64h7w7k64r7s7", "packed", "normwise", "numba/register_tile"),
+        ("n1c64h28w28k64r5s5-st3-p2", "packed", "normwise", "numba/register_tile"),
     ],
 )
 def test_rule_knows_layers_scenarios_and_guarantees(problem, scenario, accuracy, first):

@@ -18,7 +18,7 @@ from convzoo.reference import examine, inputs, judge, oracle
 
 pytest.importorskip("numba", reason="needs numba: pip install numba")
 
-from convzoo.numba import _winograd, winograd, winograd_small
+from convzoo.numba import _winograd, winograd, winograd_decomposed, winograd_small
 
 FILES = {"numba/winograd": winograd, "numba/winograd_small": winograd_small}
 both = pytest.mark.parametrize("name", FILES)
@@ -32,6 +32,21 @@ SHAPES = [
     "n1c65h13w19k31r3s3-p4_0_0_6",
     "n1c130h4w67k64r3s3-p1",
     "n5c33h7w7k100r3s3-p1",
+]  # fmt: skip
+
+
+# filters that are cut: one piece and many, pieces that lack taps in columns, in rows, in both; vectors that
+# several pieces share, and a piece that begins in the middle of one; images smaller than the filter
+CUT = [
+    "n1c3h17w19k5r7s7-st2-p3",
+    "n2c5h9w23k33r5s5-p2_1_0_3",
+    "n1c35h11w12k18r3s3-st2-p1-nobias",
+    "n1c1h12w40k3r5s20-st2",
+    "n3c16h6w14k15r1s7-p0_0_3_3",
+    "n1c19h13w7k31r4s1-p5_0_0_6",
+    "n1c2h4w3k2r3s3-st2-p3",
+    "n1c66h9w10k40r2s2-st3x1",
+    "n2c9h3w70k17r2s6-st1x2-p1",
 ]  # fmt: skip
 
 
@@ -49,19 +64,21 @@ def transposed(matrix):
     return [list(row) for row in zip(*matrix, strict=True)]
 
 
-@both
-def test_transforms_are_exact(name):
+@pytest.mark.parametrize(
+    "r, points", [(3, winograd.POINTS), (3, winograd_small.POINTS), *winograd_decomposed.FRAMES]
+)
+def test_transforms_are_exact(r, points):
     """y = AT ((G g GT) * (BT d B)) A is the convolution of a tile, in fractions, without any rounding."""
-    AT, G, BT = _winograd.matrices(FILES[name].POINTS)
+    AT, G, BT = _winograd.matrices(points, r)
     m, A = len(AT), len(BT)
-    assert (len(G), m) == (A, A - 2) and {len(row) for row in AT + BT} == {A}
+    assert (len(G), m) == (A, A - r + 1) and {len(row) for row in AT + BT} == {A}
     rng = np.random.default_rng(0)
     d = [[Fraction(int(v), 7) for v in row] for row in rng.integers(-99, 100, (A, A))]
-    g = [[Fraction(int(v), 5) for v in row] for row in rng.integers(-99, 100, (3, 3))]
+    g = [[Fraction(int(v), 5) for v in row] for row in rng.integers(-99, 100, (r, r))]
     u, v = multiply(G, g, transposed(G)), multiply(BT, d, transposed(BT))
     products = [[a * b for a, b in zip(*rows, strict=True)] for rows in zip(u, v, strict=True)]
     want = [
-        [sum(d[i + r][j + s] * g[r][s] for r in range(3) for s in range(3)) for j in range(m)]
+        [sum(d[i + k][j + s] * g[k][s] for k in range(r) for s in range(r)) for j in range(m)]
         for i in range(m)
     ]
     assert multiply(AT, products, transposed(AT)) == want
@@ -130,25 +147,99 @@ def test_odd_shapes(name, registers, dtype, layout, monkeypatch):
         assert verdict.ok, f"{p}, seed {seed}: {verdict.why}"
 
 
-@both
+@pytest.mark.parametrize(
+    "registers, dtype, layout",
+    [
+        (None, "float32", "nchw"),
+        (None, "float32", "nhwc"),
+        ((32, 16), "float32", "nchw"),
+        pytest.param((32, 16), "float32", "nhwc", marks=pytest.mark.slow),
+        pytest.param(None, "float64", "nchw", marks=pytest.mark.slow),
+        pytest.param(None, "float64", "nhwc", marks=pytest.mark.slow),
+        pytest.param((32, 16), "float64", "nhwc", marks=pytest.mark.slow),
+    ],
+)
+def test_filters_that_are_cut(registers, layout, dtype, monkeypatch):
+    if registers:
+        if _winograd.processor()[0] < 32:
+            pytest.skip("needs a processor with AVX2")
+        monkeypatch.setattr(_winograd, "processor", lambda: registers)
+    kernel = convzoo.load("numba/winograd_decomposed")
+    for seed, text in enumerate(CUT):
+        p = dataclasses.replace(Conv2d.parse(text), dtype=dtype, layout=layout)
+        verdict = examine(kernel, p, seed)
+        assert verdict.ok, f"{p}, seed {seed}: {verdict.why}"
+
+
+@pytest.mark.parametrize("text", CUT)
+def test_pieces_have_each_tap_once(text):
+    """Also that starts say which pieces are whole, and that no product is counted that is not made."""
+    p = Conv2d.parse(text)
+    for r, points in winograd_decomposed.FRAMES:
+        w = 1 + np.arange(p.C * p.R * p.S, dtype=np.float64).reshape(p.w_shape[1:])
+        pieces = _winograd.pieces_of(p, r)
+        cut = np.zeros((len(pieces.at), p.C, r, r))
+        cut.put(_winograd.places_of(p, r), w)
+        assert np.array_equal(np.sort(cut[cut != 0]), w.ravel())
+        for (h, v), piece in zip(pieces.at, cut, strict=True):
+            taps = w[:, h :: p.stride[0], v :: p.stride[1]][:, :r, :r]
+            assert np.array_equal(piece[:, : taps.shape[1], : taps.shape[2]], taps)
+        there = (cut != 0).any(1)  # [pieces, r, r]
+        one, two, three = pieces.starts
+        whole = there.any(2).all(1), there.any(1).all(1)
+        assert np.array_equal(np.flatnonzero(whole[0]), np.arange(two))
+        assert np.array_equal(np.flatnonzero(whole[1]), np.arange(one, three))
+        _, G, _ = _winograd.matrices(points, r)
+        G = np.array(G, np.float64)
+        u = np.abs(G) @ cut[:, 0] @ np.abs(G).T  # of positive taps, so that none cancel
+        tiles = p.N * -(-p.P // (len(G) - r + 1)) * -(-p.Q // (len(G) - r + 1))
+        assert _winograd.products_of(p, r, points) == np.count_nonzero(u) * p.C * tiles
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "n1c64h30w30k64r3s3-st2-p1",
+        "n1c3h60w60k64r7s7-st2-p3",
+        "n1c64h20w20k32r5s5-p2",
+        "n1c64h17w17k64r1s7",
+    ],
+)
+def test_error_of_pieces_is_a_small_multiple_of_the_direct_one(problem):
+    torch = pytest.importorskip("torch", reason="needs torch to compare errors with")
+    p = Conv2d.parse(problem)
+    x, w, b = relu_layer(p)
+    want = oracle(p, x, w, b)
+    plan = convzoo.load("numba/winograd_decomposed").plan(p)
+    theirs = torch.nn.functional.conv2d(
+        *map(torch.from_numpy, (x, w, b)), stride=p.stride, padding=p.padding[::2]
+    )
+    assert rms_error(plan.run(x, plan.pack(w, b)), want) <= 4 * rms_error(theirs.numpy(), want)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 7, 64])
-def test_every_split_computes_all_outputs(name, threads):
+@pytest.mark.parametrize(
+    "points, r, cut",
+    [(winograd.POINTS, 3, False), (winograd_small.POINTS, 3, False)]
+    + [(points, r, True) for r, points in winograd_decomposed.FRAMES],
+)
+def test_every_split_computes_all_outputs(points, r, cut, threads):
     """The parts of a split are run one after another, so that any number of threads can be tried."""
-    kernel = FILES[name]
-    for text in ("n2c20h13w29k70r3s3-p1", "n1c40h7w7k200r3s3-p1", "n1c5h4w4k3r3s3-p1"):
+    whole = ("n2c20h13w29k70r3s3-p1", "n1c40h7w7k200r3s3-p1", "n1c5h4w4k3r3s3-p1")
+    for text in CUT[:6] if cut else whole:
         p = Conv2d.parse(text)
-        recipe = _winograd.recipe_of(p, kernel.POINTS)
+        recipe = _winograd.recipe_of(p, points, r)
         numbers = _winograd.numbers_of(p, recipe, threads)
         parts = numbers.tile_parts * numbers.panel_parts
         assert parts <= threads and numbers.blocks % numbers.tile_parts == 0
         x, w, b = inputs(p, 0, "integers")
         y = np.full(p.y_shape, np.nan, p.dtype)
-        u, bias = _winograd.layer(p, kernel.POINTS).pack(w, b)
+        u, bias = _winograd.layer(p, points, r).pack(w, b)
         memory = _winograd.aligned((parts * numbers.bytes,), "uint8")
         memory.view(p.dtype)[:] = np.nan  # nothing may be read that was not written
         launch = _winograd.launcher(p.dtype, False)
         function = _winograd.address_of(_winograd.compiled(recipe))
-        launch(function, parts, x, u, bias, y, memory.ctypes.data, np.array(numbers, np.int64))
+        launch(function, parts, x, u, bias, y, memory.ctypes.data, numbers.flat)
         assert np.abs(y - oracle(p, x, w, b)).max() < 0.01
 
 
@@ -275,3 +366,18 @@ def test_next_process_finds_the_code_in_the_cache():
 def test_other_problems_are_refused(name, problem):
     with pytest.raises(Unsupported, match="needs R = S = 3, stride 1"):
         convzoo.load(name).plan(Conv2d.parse(problem))
+
+
+@pytest.mark.parametrize(
+    "problem, why",
+    [
+        ("n1c2h8w8k2r3s3-p1", "3 x 3 with stride 1 is numba/winograd"),
+        ("n1c2h8w8k2r1s1", "R = S = 1 has no products to save"),
+        ("n1c2h8w8k2r3s3-st1x3", "a stride of at most 2 in a row, got 3"),
+        ("n1c2h8w8k2r3s3-st2-d2", "needs dilation 1, groups 1"),
+        ("n1c2h8w8k2r5s5-g2", "needs dilation 1, groups 1"),
+    ],
+)
+def test_filters_that_are_not_cut(problem, why):
+    with pytest.raises(Unsupported, match=why):
+        convzoo.load("numba/winograd_decomposed").plan(Conv2d.parse(problem))

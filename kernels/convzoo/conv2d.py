@@ -229,6 +229,8 @@ def _rule_for_numpy(p: Conv2d, packed: bool, accuracy: str) -> list[str]:
         order = ["numba/unpacked", *order]  # refuses nhwc
     if one_tap:
         return order
+    if accuracy != "elementwise" and not odd and _pays_to_cut(p, packed):
+        return ["numba/winograd_decomposed", *order]
     winograd = []
     if accuracy != "elementwise" and inputs >= 8 and outputs >= 12 and pixels >= (0 if packed else 400):
         # its filters come from memory, for a few tiles each
@@ -237,3 +239,23 @@ def _rule_for_numpy(p: Conv2d, packed: bool, accuracy: str) -> list[str]:
     if outputs >= 24 and pixels >= least:
         winograd = [*winograd, "numba/winograd_small"]
     return [*winograd, *order]
+
+
+def _pays_to_cut(p: Conv2d, packed: bool) -> bool:
+    """Whether numba/winograd_decomposed is faster than direct kernels; others refuse what it refuses."""
+    (down, right), taps = p.stride, p.R * p.S
+    if p.groups > 1 or right > 2 or p.dilation != (1, 1) or (p.R, p.S, p.stride) == (3, 3, (1, 1)):
+        return False
+    # with one tap in a row or column, or hardly more taps than the stride, there is nothing to save;
+    # with few taps of all channels, or few outputs, transforms take longer than products
+    if down >= p.R or right >= p.S or p.C * taps <= 100 or p.K < 16:
+        return False
+    high, wide = -(-p.P // 4), -(-p.Q // 4)
+    tiles = p.N * high * wide
+    if 16 * high * wide > 2 * p.P * p.Q:
+        return False  # mostly outside of y
+    # numbers for each filter of one channel: read from memory, they must serve many tiles
+    weights = 36 * max(down, -(-p.R // 3)) * max(right, -(-p.S // 3)) * p.K * p.C * p.itemsize
+    if weights > (10e6 if tiles < 100 else 20e6):
+        return False
+    return packed or p.N * p.P * p.Q * taps > 15_000

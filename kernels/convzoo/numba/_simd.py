@@ -859,9 +859,9 @@ def entry(routine: int, itemsize: int, lanes: int, U: int = 1, V: int = 1, flag:
 
 @njit
 def _pack_block(i, address, target, w, places, sizes, _):
-    blocks, outputs, taps, U, itemsize = sizes
+    blocks, outputs, taps, room, U, itemsize = sizes
     first = i % blocks * U
-    to, at = target + i * taps * U * itemsize, w + (i // blocks * outputs + first) * taps * itemsize
+    to, at = target + i * room * U * itemsize, w + (i // blocks * outputs + first) * taps * itemsize
     call(address, (to, at, taps * itemsize, min(U, outputs - first), taps, places))
 
 
@@ -873,7 +873,7 @@ def _packing(parallel: bool):
         for i in prange(panels):
             _pack_block(i, address, target, w, places, sizes, version)
 
-    signature = types.void(*[types.int64] * 5, types.UniTuple(types.int64, 5))
+    signature = types.void(*[types.int64] * 5, types.UniTuple(types.int64, 6))
     return njit(signature, parallel=parallel, nogil=True, cache=True)(pack)
 
 
@@ -888,14 +888,19 @@ def aligned(size: int, dtype):
     return a[-a.ctypes.data % 64 // a.itemsize :][:size]
 
 
-def pack_panels(w, G: int, U: int, lanes: int, places):
-    """w[K, C/G, R, S] as [G, ceil(K/G/U), taps, U], zeros after the last; tap t comes to places[t]."""
+def pack_panels(w, G: int, U: int, lanes: int, places, room: int = 0):
+    """w[K, C/G, R, S] as [G, ceil(K/G/U), taps, U], zeros after the last; tap t comes to places[t].
+
+    With ``room`` for more taps than w has, those that are no place of any are zeros.
+    """
     K, taps = w.shape[0], w[0].size
-    blocks, w = -(-K // G // U), np.ascontiguousarray(w)
-    packed = aligned(G * blocks * taps * U, w.dtype)
+    blocks, w, room = -(-K // G // U), np.ascontiguousarray(w), max(room, taps)
+    packed = aligned(G * blocks * room * U, w.dtype)
+    if room > taps:
+        packed[:] = 0
     offsets = places * (U * w.itemsize)
     address = entry(PACK_PANEL, w.itemsize, lanes, U)[0]
     pack = _packing(w.size > 2**16)
-    sizes = (blocks, K // G, taps, U, w.itemsize)
+    sizes = (blocks, K // G, taps, room, U, w.itemsize)
     pack(G * blocks, address, packed.ctypes.data, w.ctypes.data, offsets.ctypes.data, sizes)
     return packed

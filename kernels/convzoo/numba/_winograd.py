@@ -1,18 +1,20 @@
-"""Winograd convolution of 3 x 3 filters: transforms from points, vector code for them, one thread's work.
+"""Winograd convolution: transforms from points, vector code for them, one thread's work.
 
 Numba compiles loops, but decides by itself what stays in a register. The few places where that decides
 the time are written in LLVM's own language here, as functions over addresses: the product, the two
 transforms, and the turn of planes of pixels into vectors of channels. ``Code`` has the words,
 ``operations`` the functions, ``work_of`` the loops around them in plain Numba; ``layer`` makes the plan.
 
-Arrays inside, for vectors of L lanes, tiles of m x m outputs, A = m + 2 and F = A * A frequencies:
+A filter of r x r taps with stride 1 is taken as it is. Others are cut into pieces of at most r x r taps,
+which become channels (``layer``): D = C times the pieces. Arrays inside, for vectors of L lanes, tiles of
+m x m outputs, A = m + r - 1 and F = A * A frequencies:
 
-    u[K/2L][F][C][2L]       transformed filters; a panel is 2L output channels
-    V[F][sub][C/L][tb][L]   transformed tiles of a block; a sub-block is what one product takes
+    u[K/2L][F][D][2L]       transformed filters; a panel is 2L output channels
+    V[F][sub][D/L][tb][L]   transformed tiles of a block; a sub-block is what one product takes
     M[F][tiles][2L]         products of the block with one panel
     S[rows][columns][L]     pixels on their way from planes to vectors of channels, or back
 
-Code is compiled once for one dtype, layout, number of lanes and list of points; shapes are run-time
+Code is compiled once for one dtype, layout, number of lanes, r and list of points; shapes are run-time
 numbers. Lanes and registers are parameters, so that AVX2 code is tested on a machine with AVX-512.
 """
 
@@ -62,10 +64,16 @@ class Recipe(NamedTuple):
     )
     layout: str
     points: str
+    r: int  # taps of a filter a side, or of a piece of one
 
     @property
     def A(self) -> int:
         return len(self.points.split(",")) + 1
+
+    @property
+    def m(self) -> int:
+        """Outputs of a tile a side."""
+        return self.A - self.r + 1
 
     @property
     def vector(self) -> int:
@@ -76,6 +84,11 @@ class Recipe(NamedTuple):
     def literal(self) -> str:
         """The text by which compiled code knows it, and this file."""
         return " ".join(map(str, (*self, SOURCE)))
+
+    @classmethod
+    def of(cls, literal: str) -> Recipe:
+        dtype, lanes, tiles, layout, points, r, _ = literal.split()
+        return cls(dtype, int(lanes), int(tiles), layout, points, int(r))
 
     def name(self, function: Callable) -> None:
         """Give the function a name that no function of another recipe has.
@@ -90,10 +103,10 @@ class Recipe(NamedTuple):
 # --- the transforms, exactly -------------------------------------------------------------------------
 
 
-def matrices(points: str) -> tuple[list, list, list]:
+def matrices(points: str, r: int = 3) -> tuple[list, list, list]:
     """AT, G and BT of y = AT ((G g GT) * (BT d B)) A, by Toom and Cook, at ``points`` and infinity.
 
-    g is a 3 x 3 filter, d a tile of A = points + 1 pixels a side; y has A - 2 outputs a side.
+    g is an r x r filter, d a tile of A = points + 1 pixels a side; y has A - r + 1 outputs a side.
     """
     at = [Fraction(point) for point in points.split(",")]
     A = len(at) + 1
@@ -109,9 +122,9 @@ def matrices(points: str) -> tuple[list, list, list]:
     norms = [
         math.prod((a - b for b in rest), start=Fraction(1)) for a, rest in zip(at, without, strict=True)
     ]
-    AT = [[a**i for a in at] + [Fraction(i == A - 3)] for i in range(A - 2)]
-    G = [[a**r / norm for r in range(3)] for a, norm in zip(at, norms, strict=True)]
-    return AT, [*G, [Fraction(r == 2) for r in range(3)]], [roots(rest) for rest in [*without, at]]
+    AT = [[a**i for a in at] + [Fraction(i == A - r)] for i in range(A - r + 1)]
+    G = [[a**t / norm for t in range(r)] for a, norm in zip(at, norms, strict=True)]
+    return AT, [*G, [Fraction(t == r - 1) for t in range(r)]], [roots(rest) for rest in [*without, at]]
 
 
 # --- vector code -------------------------------------------------------------------------------------
@@ -165,14 +178,15 @@ class Code:
         some = self.shuffle(some, ir.Constant(kind, ir.Undefined), [0] * self.lanes)
         return self.b.icmp_signed("<", ir.Constant(kind, list(range(self.lanes))), some)
 
-    def load_masked(self, address, mask):
-        """Zeros, and no access, where the mask is not set."""
+    def load_masked(self, address, mask, instead=None):
+        """Zeros or what is ``instead``, and no access, where the mask is not set."""
         pointer = self.vector.as_pointer()
         load = self._library(
             "masked.load", self.vector, pointer, I32, self.mask, self.vector, suffix=".p0"
         )
         return self.b.call(
-            load, [self.pointer(address, 0, self.vector), I32(self.size), mask, self.zeros]
+            load,
+            [self.pointer(address, 0, self.vector), I32(self.size), mask, instead or self.zeros],
         )
 
     def store_masked(self, value, address, mask):
@@ -290,6 +304,11 @@ class Code:
         return nexts[1:]
 
 
+def pitch_of(recipe: Recipe) -> int:
+    """Vectors in a row of S: pixels of some tiles on their way in, of one at least with a stride of 2."""
+    return max(2 * recipe.lanes, 16)
+
+
 # --- the functions over addresses --------------------------------------------------------------------
 
 _numbers = itertools.count()
@@ -326,10 +345,10 @@ def _operation(recipe: Recipe, body: Callable):
 @cache
 def operations(recipe: Recipe) -> SimpleNamespace:
     """The functions for one recipe, each named for what it does; all arguments are int64."""
-    AT, G, BT = matrices(recipe.points)
+    AT, G, BT = matrices(recipe.points, recipe.r)
     points = [Fraction(point) for point in recipe.points.split(",")]
     pairs = [i for i, (a, b) in enumerate(itertools.pairwise(points)) if a == -b]
-    A, L, vector, pitch = recipe.A, recipe.lanes, recipe.vector, 2 * recipe.lanes
+    A, L, vector, pitch = recipe.A, recipe.lanes, recipe.vector, pitch_of(recipe)
 
     def clear(c, to, n):
         """n vectors of zeros."""
@@ -376,6 +395,64 @@ def operations(recipe: Recipe) -> SimpleNamespace:
         for v, at in zip(columns, planes(c, y, step, n, channels), strict=True):
             c.store_masked(v, *at)
 
+    def gather_planes(c, x, at, piece, channel, lanes, C, H, W, h, w, right, to, n):
+        """n <= L columns of nchw, ``right`` pixels apart, to vectors whose lanes are of several pieces.
+
+        ``at`` has the row and the column of each piece, to which h and w are added. Zeros outside of x.
+        """
+        b = c.b
+        apart = b.icmp_signed("==", right, I64(2))
+        wanted = b.select(apart, I64(sum(4**i for i in range(L))), I64(-1))
+        width = b.add(b.mul(b.sub(n, I64(1)), right), I64(1))
+
+        def within(number, low, high):
+            """low where the number is smaller, high where it is larger."""
+            number = b.select(b.icmp_signed("<", number, low), low, number)
+            return b.select(b.icmp_signed("<", number, high), number, high)
+
+        def masks(begin, end):
+            """Of pixels 0 ... 2L - 1 those that are wanted and lie in [begin, end), for each half."""
+            upto = [b.sub(b.shl(I64(1), i), I64(1)) for i in (begin, end)]
+            bits = b.and_(wanted, b.and_(upto[1], b.not_(upto[0])))
+            for half in (bits, b.lshr(bits, I64(L))):
+                yield b.bitcast(b.trunc(half, ir.IntType(L)), c.mask)
+
+        rows = []
+        for i in range(L):
+            offset = b.mul(piece, I64(16))
+            row = b.add(h, c.load(b.add(at, offset), 0, I64))
+            column = b.add(w, c.load(b.add(at, offset), 8, I64))
+            end = within(b.sub(W, column), I64(0), width)
+            more = b.icmp_signed("<", I64(i + 1), lanes)
+            for there in (
+                b.icmp_signed("<", I64(i), lanes),
+                b.icmp_signed(">=", row, I64(0)),
+                b.icmp_signed("<", row, H),
+            ):
+                end = b.select(there, end, I64(0))
+            pixel = b.add(b.mul(b.add(b.mul(channel, H), row), W), column)
+            source = b.add(x, b.mul(pixel, I64(c.size)))
+            of_near, of_far = masks(within(b.neg(column), I64(0), width), end)
+            near = c.load_masked(source, of_near)
+            far = c.load_masked(b.add(source, I64(vector)), of_far)
+            rows.append(b.select(apart, c.shuffle(near, far, list(range(0, 2 * L, 2))), near))
+            channel = b.add(channel, I64(1))
+            last = b.and_(more, b.icmp_signed("==", channel, C))  # past the last lane is no piece
+            piece, channel = b.add(piece, b.zext(last, I64)), b.select(last, I64(0), channel)
+        for i, v in enumerate(c.transpose(rows)):
+            c.store(v, to, i * vector)
+
+    def merge_pixels(c, x, step, to, n, lane, channels):
+        """n pixels of nhwc, ``step`` bytes apart, to the lanes of their vectors from ``lane`` on."""
+        before, upto = c.first(lane), c.first(c.b.add(lane, channels))
+        mask = c.b.and_(upto, c.b.not_(before))
+
+        def one(i, source, target):
+            c.store(c.load_masked(source, mask, c.load(target)), target)
+            return c.b.add(source, step), c.b.add(target, I64(vector))
+
+        c.loop(n, one, c.b.sub(x, c.b.mul(lane, I64(c.size))), to)
+
     def columns(c, x, row, column, to, n):
         """BT d for n columns of A pixels; ``to`` may be where they come from."""
 
@@ -408,7 +485,7 @@ def operations(recipe: Recipe) -> SimpleNamespace:
                 line.append(c.load(M))
                 M = c.b.add(M, stride)
             half.append(c.output_transform(AT, pairs, line))
-        for j in range(A - 2):
+        for j in range(recipe.m):
             at = c.b.add(y, c.b.mul(column, I64(j)))
             for v in c.output_transform(AT, pairs, [line[j] for line in half]):
                 c.store(c.b.fadd(v, b), at)
@@ -467,20 +544,20 @@ def operations(recipe: Recipe) -> SimpleNamespace:
     def filters(c, taps, u, stride, channels):
         """u = G g GT of one panel of filters, whose taps lie in the order c, r, s; frequencies lie
         ``stride`` bytes apart. In float64, rounded once."""
-        d = Code(c.b, recipe._replace(dtype="float64"))
+        d, r = Code(c.b, recipe._replace(dtype="float64")), recipe.r
         widen, narrow = (c.b.fpext, c.b.fptrunc) if c.size == 4 else (lambda v, _: v,) * 2
 
         def channel(i, taps, u):
             for half in (0, vector):
-                g = [widen(c.load(taps, 2 * t * vector + half), d.vector) for t in range(9)]
+                g = [widen(c.load(taps, 2 * t * vector + half), d.vector) for t in range(r * r)]
                 at = c.b.add(u, I64(half))
                 for row in G:
-                    line = [d.combine(row, g[s::3]) for s in range(3)]
+                    line = [d.combine(row, g[s::r]) for s in range(r)]
                     for other in G:
                         c.store(narrow(d.combine(other, line), c.vector), at)
                         c.prefetch(at, 4 * vector)  # of the second next channel
                         at = c.b.add(at, stride)
-            return c.b.add(taps, I64(9 * 2 * vector)), c.b.add(u, I64(2 * vector))
+            return c.b.add(taps, I64(r * r * 2 * vector)), c.b.add(u, I64(2 * vector))
 
         c.loop(channels, channel, taps, u)
 
@@ -491,6 +568,8 @@ def operations(recipe: Recipe) -> SimpleNamespace:
         write_pixels,
         read_planes,
         write_planes,
+        gather_planes,
+        merge_pixels,
         columns,
         rows,
         outputs,
@@ -499,7 +578,54 @@ def operations(recipe: Recipe) -> SimpleNamespace:
     return SimpleNamespace(**{body.__name__: _operation(recipe, body) for body in bodies})
 
 
+@intrinsic
+def integer(typingctx, pointer):
+    """The address that a pointer holds."""
+
+    def generate(context, builder, signature, values):
+        return builder.ptrtoint(values[0], I64)
+
+    return types.int64(pointer), generate
+
+
 # --- one thread's work -------------------------------------------------------------------------------
+
+
+class Pieces(NamedTuple):
+    """The pieces of a filter in the order in which they become channels; ``layer`` says what they are.
+
+    A piece with less than r taps in a column has none at the highest power of that polynomial, so its
+    products at infinity are zero there; likewise in a row. ``starts`` are the pieces with which begin those
+    that are whole in columns and rows, those that are whole in rows alone, and those that are in neither.
+    """
+
+    at: list[tuple[int, int]]  # row and column of the first tap
+    starts: tuple[int, int, int]
+
+
+def pieces_of(p: Conv2d, r: int) -> Pieces:
+    """Cut a filter into pieces of at most r x r taps that lie a stride apart."""
+
+    def cut(taps: int, stride: int) -> list[tuple[int, bool]]:
+        """Where the pieces of a column or a row begin, and whether they have r taps."""
+        lengths = [(first, -(-(taps - first) // stride)) for first in range(min(stride, taps))]
+        return [(first + stride * i, n - i >= r) for first, n in lengths for i in range(0, n, r)]
+
+    rows, columns = cut(p.R, p.stride[0]), cut(p.S, p.stride[1])
+    kinds = [
+        [(h, w) for h, in_column in rows for w, in_row in columns if (in_column, in_row) == kind]
+        for kind in ((True, False), (True, True), (False, True), (False, False))
+    ]
+    one, two, three = itertools.accumulate(map(len, kinds[:3]))
+    return Pieces(list(itertools.chain(*kinds)), (one, two, three))
+
+
+def products_of(p: Conv2d, r: int, points: str) -> int:
+    """How many products pieces of r x r taps need, for all tiles of one channel of y."""
+    A, pieces = len(points.split(",")) + 1, pieces_of(p, r)
+    m, (one, two, three) = A - r + 1, pieces.starts
+    in_a_tile = (A - 1) ** 2 * len(pieces.at) + (A - 1) * (two + three - one) + two - one
+    return p.N * -(-p.P // m) * -(-p.Q // m) * in_a_tile * p.C
 
 
 class Numbers(NamedTuple):
@@ -511,8 +637,8 @@ class Numbers(NamedTuple):
     K: int
     P: int
     Q: int
-    top: int
-    left: int
+    down: int  # the stride
+    right: int
     high: int  # tiles in a column of one image
     wide: int  # tiles in a row
     tiles: int  # in all images
@@ -522,6 +648,18 @@ class Numbers(NamedTuple):
     block: int  # tiles for which V and M have room
     tb: int  # of them one product takes
     bytes: int  # of the scratch memory of one part
+    D: int  # channels of all pieces
+    one: int  # Pieces.starts, in channels
+    two: int
+    three: int
+    offsets: tuple[int, ...]  # row and column of the first pixel for each piece, counted from x[0, 0]
+
+    @property
+    def flat(self) -> np.ndarray:
+        return np.array([*self[:-1], *self.offsets], np.int64)
+
+
+OFFSETS = len(Numbers._fields) - 1
 
 
 @cache
@@ -530,11 +668,11 @@ def work_of(recipe: Recipe) -> Callable:
     do, A, L, vector = operations(recipe), recipe.A, recipe.lanes, recipe.vector
     clear, read_pixels, write_pixels = do.clear, do.read_pixels, do.write_pixels
     read_planes, write_planes = do.read_planes, do.write_planes
+    gather_planes, merge_pixels = do.gather_planes, do.merge_pixels
     transform_columns, transform_rows, outputs, product = do.columns, do.rows, do.outputs, do.product
-    size, m, F = vector // L, A - 2, A * A
-    pitch = 2 * L  # columns in a row of S on the way in
-    strip = (pitch - 2) // m  # tiles that fit in it
-    line = max(1, L // m)  # tiles whose outputs fill a vector of pixels
+    size, m, r, F = vector // L, recipe.m, recipe.r, A * A
+    pitch = pitch_of(recipe)
+    line = L // math.gcd(L, m)  # tiles whose outputs fill vectors of pixels
     nhwc = recipe.layout == "nhwc"
 
     @njit(inline="always")
@@ -558,24 +696,72 @@ def work_of(recipe: Recipe) -> Callable:
                 clear(at + inside * vector, pixels - before - inside)
 
     @njit(inline="always")
-    def read_block(x, V, S, C, H, W, top, left, high, wide, stride, begin, end, tb):
-        blocks = (C + L - 1) // L
+    def read_strip(x, S, C, H, W, n, h, w, c, down, right, columns):
+        """BT d of the columns of a strip of tiles, for one vector of channels of one piece."""
+        pixels = (columns - 1) * right + 1
+        before = min(max(-w, 0), pixels)  # columns of padding
+        inside = max(min(pixels, W - w) - before, 0)
+        if nhwc and C - c >= L and inside == pixels and h >= 0 and h + (A - 1) * down < H:
+            source = x + (((n * H + h) * W + w) * C + c) * size
+            transform_columns(source, down * W * C * size, right * C * size, S, columns)
+        else:
+            for i in range(A):
+                row = S + i * pitch * vector
+                read_row(x, row, C, H, W, n, h + i * down, w, c, pixels, before, inside)
+            transform_columns(S, pitch * vector, right * vector, S, columns)
+
+    @njit(inline="always")
+    def read_shared(x, S, numbers, n, h, w, d, lanes, columns):
+        """BT d of the columns of a strip of tiles, for one vector whose lanes are of several pieces."""
+        C, H, W, down, right = numbers[0], numbers[1], numbers[2], numbers[6], numbers[7]
+        image = x + n * C * H * W * size
+        for i in range(A):
+            row = S + i * pitch * vector
+            if nhwc:
+                clear(row, columns)
+            else:
+                at, piece, channel = integer(numbers) + OFFSETS * 8, d // C, d % C
+                for q in range(0, columns, L):
+                    some, first, to = min(L, columns - q), w + q * right, row + q * vector
+                    gather_planes(
+                        image, at, piece, channel, lanes, C, H, W, h + i * down, first, right, to, some
+                    )
+        lane = 0
+        while nhwc and lane < lanes:
+            piece, channel = (d + lane) // C, (d + lane) % C
+            some = min(C - channel, lanes - lane)
+            left, top = w + numbers[OFFSETS + piece * 2 + 1], h + numbers[OFFSETS + piece * 2]
+            first = max(0, (right - 1 - left) // right)
+            inside = min(columns, (right - 1 + W - left) // right) - first
+            for i in range(A):
+                row = top + i * down
+                if row >= 0 and row < H and inside > 0:
+                    source = image + ((row * W + left + first * right) * C + channel) * size
+                    to = S + (i * pitch + first) * vector
+                    merge_pixels(source, right * C * size, to, inside, lane, some)
+            lane += some
+        transform_columns(S, pitch * vector, vector, S, columns)
+
+    @njit(inline="always")
+    def read_block(x, V, S, numbers, stride, begin, end, tb):
+        C, H, W, down, right = numbers[0], numbers[1], numbers[2], numbers[6], numbers[7]
+        high, wide, D = numbers[8], numbers[9], numbers[17]
+        strip = ((pitch - 1) // right + 2 - r) // m  # tiles whose pixels fit in a row of S
+        blocks = (D + L - 1) // L
         for cb in range(blocks):
+            lanes = min(L, D - cb * L)
             tile = begin
             while tile < end:
                 n, i, j = tile // (high * wide), tile // wide % high, tile % wide
                 some = min(strip, wide - j, end - tile)
-                h, w, c, pixels = i * m - top, j * m - left, cb * L, some * m + 2
-                before = min(max(-w, 0), pixels)  # columns of padding
-                inside = max(min(pixels, W - w) - before, 0)
-                if nhwc and C - c >= L and inside == pixels and h >= 0 and h + A <= H:
-                    source = x + (((n * H + h) * W + w) * C + c) * size
-                    transform_columns(source, W * C * size, C * size, S, pixels)
+                columns = some * m + r - 1
+                d = cb * L
+                if C - d % C >= lanes:
+                    h = i * m * down + numbers[OFFSETS + d // C * 2]
+                    w = j * m * right + numbers[OFFSETS + d // C * 2 + 1]
+                    read_strip(x, S, C, H, W, n, h, w, d % C, down, right, columns)
                 else:
-                    for r in range(A):
-                        row = S + r * pitch * vector
-                        read_row(x, row, C, H, W, n, h + r, w, c, pixels, before, inside)
-                    transform_columns(S, pitch * vector, vector, S, pixels)
+                    read_shared(x, S, numbers, n, i * m * down, j * m * right, d, lanes, columns)
                 for t in range(some):
                     q = tile - begin + t
                     slot = V + ((q // tb * blocks + cb) * tb + q % tb) * vector
@@ -583,14 +769,23 @@ def work_of(recipe: Recipe) -> Callable:
                 tile += some
 
     @njit(inline="always")
-    def multiply_block(V, u, M, C, V_stride, M_stride, subs, tb):
-        blocks = (C + L - 1) // L
+    def multiply_block(V, u, M, numbers, V_stride, M_stride, subs, tb):
+        D, one, two, three = numbers[17], numbers[18], numbers[19], numbers[20]
+        blocks = (D + L - 1) // L
         for f in range(F):
+            # at infinity pieces that are not whole have filters of zeros; one channel clears M
+            first = one // L * L if f % A == A - 1 else 0
+            last = D
+            if f // A == A - 1:
+                last = max(two, first + 1)
+            elif f % A == A - 1:
+                last = max(three, first + 1)
             for sub in range(subs):
-                for c in range(0, C, CHUNK):
-                    pixels = V + f * V_stride + (sub * blocks + c // L) * tb * vector
+                for d in range(first, last, CHUNK):
+                    pixels = V + f * V_stride + (sub * blocks + d // L) * tb * vector
                     sums = M + f * M_stride + sub * tb * 2 * vector
-                    product(tb, pixels, u + (f * C + c) * 2 * vector, sums, min(CHUNK, C - c), c)
+                    weights = u + (f * D + d) * 2 * vector
+                    product(tb, pixels, weights, sums, min(CHUNK, last - d), d - first)
 
     @njit(inline="always")
     def write_rows(S, y, K, P, Q, n, k, h, w, rows, columns):
@@ -602,7 +797,9 @@ def work_of(recipe: Recipe) -> Callable:
                 write_pixels(source, target, K * size, columns, channels)
             else:
                 target = y + (((n * K + k) * P + h + r) * Q + w) * size
-                write_planes(source, target, P * Q * size, columns, channels)
+                for q in range(0, columns, L):
+                    some = min(L, columns - q)
+                    write_planes(source + q * vector, target + q * size, P * Q * size, some, channels)
 
     @njit(inline="always")
     def write_block(M, bias, y, S, K, P, Q, high, wide, stride, begin, end, panel):
@@ -625,11 +822,12 @@ def work_of(recipe: Recipe) -> Callable:
                 tile += some
 
     def work(part, x, u, bias, y, scratch, numbers):
-        C, H, W, K, P, Q = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
-        top, left, high, wide, tiles = numbers[6], numbers[7], numbers[8], numbers[9], numbers[10]
+        K, P, Q, high, wide, tiles = (
+            numbers[3], numbers[4], numbers[5], numbers[8], numbers[9], numbers[10],
+        )  # fmt: skip
         tile_parts, panel_parts, blocks, block = numbers[11], numbers[12], numbers[13], numbers[14]
-        tb, part_bytes = numbers[15], numbers[16]
-        V_stride = block * ((C + L - 1) // L) * vector + STAGGER
+        tb, part_bytes, D = numbers[15], numbers[16], numbers[17]
+        V_stride = block * ((D + L - 1) // L) * vector + STAGGER
         M_stride = block * 2 * vector + vector
         V = scratch + part * part_bytes
         M = V + F * V_stride
@@ -639,10 +837,10 @@ def work_of(recipe: Recipe) -> Callable:
         for b in range(blocks * i // tile_parts, blocks * (i + 1) // tile_parts):
             begin, end = tiles * b // blocks, tiles * (b + 1) // blocks
             subs = (end - begin + tb - 1) // tb
-            read_block(x, V, S, C, H, W, top, left, high, wide, V_stride, begin, end, tb)
+            read_block(x, V, S, numbers, V_stride, begin, end, tb)
             for panel in range(panels * j // panel_parts, panels * (j + 1) // panel_parts):
-                weights = u + panel * F * C * 2 * vector
-                multiply_block(V, weights, M, C, V_stride, M_stride, subs, tb)
+                weights = u + panel * F * D * 2 * vector
+                multiply_block(V, weights, M, numbers, V_stride, M_stride, subs, tb)
                 write_block(M, bias, y, S, K, P, Q, high, wide, M_stride, begin, end, panel)
 
     recipe.name(work)
@@ -658,8 +856,7 @@ def work(typingctx, recipe, part, x, u, bias, y, scratch, numbers):
     """
     if not isinstance(recipe, types.StringLiteral):
         return None
-    dtype, lanes, tiles, layout, points, _ = recipe.literal_value.split()
-    body = work_of(Recipe(dtype, int(lanes), int(tiles), layout, points))
+    body = work_of(Recipe.of(recipe.literal_value))
     arguments = part, x, u, bias, y, scratch, numbers
 
     def generate(context, builder, signature, values):
@@ -673,8 +870,7 @@ def filters(typingctx, recipe, taps, u, stride, channels):
     """One panel of filters for the recipe that a literal text gives; see ``work``."""
     if not isinstance(recipe, types.StringLiteral):
         return None
-    dtype, lanes, tiles, layout, points, _ = recipe.literal_value.split()
-    known = Recipe(dtype, int(lanes), int(tiles), layout, points)
+    known = Recipe.of(recipe.literal_value)
     do, arguments = operations(known).filters, (taps, u, stride, channels)
 
     def body(taps, u, stride, channels):
@@ -691,13 +887,13 @@ def filters(typingctx, recipe, taps, u, stride, channels):
 @cache
 def transform_of_filters(recipe: Recipe):
     """transform(panels, taps, u, channels), compiled here and never again; arrays are addresses."""
-    literal, F, pair = recipe.literal, recipe.A**2, 2 * recipe.vector
+    literal, F, taps_of_one, pair = recipe.literal, recipe.A**2, recipe.r**2, 2 * recipe.vector
 
     def transform(panels, taps, u, channels):
         groups = -(-channels // CHANNELS)
         for item in prange(panels * groups):
             panel, first = item // groups, item % groups * CHANNELS
-            source = taps + (panel * channels + first) * 9 * pair
+            source = taps + (panel * channels + first) * taps_of_one * pair
             target = u + (panel * F * channels + first) * pair
             filters(literal, source, target, channels * pair, min(CHANNELS, channels - first))
 
@@ -775,13 +971,17 @@ def processor() -> tuple[int, int]:
     return (64, 32) if "+avx512f" in have else (32, 16)
 
 
-def recipe_of(p: Conv2d, points: str) -> Recipe:
+def only_3x3(p: Conv2d) -> None:
+    """Raise Unsupported for all but 3 x 3 filters that move one pixel at a time."""
     if (p.R, p.S, p.stride, p.dilation, p.groups) != (3, 3, (1, 1), (1, 1), 1):
         raise Unsupported("needs R = S = 3, stride 1, dilation 1, groups 1")
+
+
+def recipe_of(p: Conv2d, points: str, r: int = 3) -> Recipe:
     register, registers = processor()
     lanes = max(4, register // p.itemsize)
     at_once = registers * register // (lanes * p.itemsize)  # whole vectors that the registers hold
-    return Recipe(p.dtype, lanes, at_once // 2 - 2, p.layout, points)
+    return Recipe(p.dtype, lanes, at_once // 2 - 2, p.layout, points, r)
 
 
 def numbers_of(p: Conv2d, recipe: Recipe, threads: int) -> Numbers:
@@ -791,16 +991,18 @@ def numbers_of(p: Conv2d, recipe: Recipe, threads: int) -> Numbers:
     with 50 to begin and end each call; panels, read once a block, from the shared cache or from memory;
     V, read once a panel where it has outgrown the thread's cache; transforms.
     """
-    m, L, F, vector = recipe.A - 2, recipe.lanes, recipe.A**2, recipe.vector
+    m, L, F, vector = recipe.m, recipe.lanes, recipe.A**2, recipe.vector
+    pieces = pieces_of(p, recipe.r)
+    D = len(pieces.at) * p.C
     high, wide = -(-p.P // m), -(-p.Q // m)
-    all_tiles, blocks_of_C, panels = p.N * high * wide, -(-p.C // L), -(-p.K // (2 * L))
-    u = panels * F * p.C * 2 * vector
+    all_tiles, blocks_of_D, panels = p.N * high * wide, -(-D // L), -(-p.K // (2 * L))
+    u = panels * F * D * 2 * vector
 
     @cache
     def products(tiles: int) -> tuple[int, int, int]:
         """Cycles of one frequency and panel, the sub-blocks and their tiles, for a block of tiles."""
         return min(
-            (-(-tiles // tb) * (p.C * max(tb, 4) + 50 * -(-p.C // CHUNK)), -(-tiles // tb), tb)
+            (-(-tiles // tb) * (D * max(tb, 4) + 50 * -(-D // CHUNK)), -(-tiles // tb), tb)
             for tb in range(1, recipe.tiles + 1)
         )
 
@@ -813,22 +1015,24 @@ def numbers_of(p: Conv2d, recipe: Recipe, threads: int) -> Numbers:
             blocks = -(-all_tiles // (most * tile_parts)) * tile_parts
             tiles = -(-all_tiles // blocks)
             product, subs, tb = products(tiles)
-            V = F * subs * tb * blocks_of_C * vector
+            V = F * subs * tb * blocks_of_D * vector
             cycles = mine * F * product
-            cycles += mine * F * p.C * 2 * vector / (80 if u <= SHARED_CACHE else 16)
+            cycles += mine * F * D * 2 * vector / (80 if u <= SHARED_CACHE else 16)
             cycles += mine * V / 50 * (V > CACHE)
-            cycles += tiles * blocks_of_C * 8 * F + mine * 2 * tiles * 4 * F
+            cycles += tiles * blocks_of_D * 8 * F + mine * 2 * tiles * 4 * F
             cycles *= blocks // tile_parts
             if best is None or cycles < 0.99 * best[0]:
                 best = cycles, tile_parts, panel_parts, blocks, subs * tb, tb
     assert best is not None
     _, tile_parts, panel_parts, blocks, block, tb = best
-    need = F * (block * blocks_of_C * vector + STAGGER + (2 * block + 1) * vector)
-    need += 2 * recipe.A * L * vector + 2048
+    need = F * (block * blocks_of_D * vector + STAGGER + (2 * block + 1) * vector)
+    need += recipe.A * pitch_of(recipe) * vector + 2048
     need = -(-need // 4096) * 4096 + 320  # parts begin 320 bytes apart modulo 4096
+    offsets = [(h - p.padding[0], w - p.padding[2]) for h, w in pieces.at]
     return Numbers(
-        p.C, p.H, p.W, p.K, p.P, p.Q, p.padding[0], p.padding[2], high, wide, all_tiles,
+        p.C, p.H, p.W, p.K, p.P, p.Q, *p.stride, high, wide, all_tiles,
         tile_parts, panel_parts, blocks, block, tb, need,
+        D, *(n * p.C for n in pieces.starts), tuple(itertools.chain(*offsets)),
     )  # fmt: skip
 
 
@@ -840,9 +1044,28 @@ def aligned(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     return memory[start : start + n].view(dtype).reshape(shape)
 
 
-def layer(p: Conv2d, points: str) -> Plan:
-    """The plan of a 3 x 3 convolution by Winograd's scheme at ``points``."""
-    recipe = recipe_of(p, points)
+def places_of(p: Conv2d, r: int) -> np.ndarray:
+    """Where each tap of w[k], in the order c, r, s, comes in [pieces,C,r,r]."""
+    at = {piece: i for i, piece in enumerate(pieces_of(p, r).at)}
+    (down, right), first = p.stride, lambda tap, stride: tap % stride + tap // (stride * r) * stride * r
+    taps = [
+        (at[first(h, down), first(w, right)] * p.C * r + h // down % r) * r + w // right % r
+        for h in range(p.R)
+        for w in range(p.S)
+    ]
+    return np.add.outer(np.arange(p.C) * r * r, taps).ravel()
+
+
+def layer(p: Conv2d, points: str, r: int = 3) -> Plan:
+    """The plan of a convolution by Winograd's scheme at ``points``, with pieces of r x r taps.
+
+    A filter that is larger, or that strides over pixels, is cut into pieces whose taps lie a stride apart.
+    For each piece the pixels that it meets make an image of their own, in which it moves one pixel at a
+    time; y is the sum over the pieces, as it is the sum over channels. So the pieces become channels.
+    """
+    if (p.dilation, p.groups) != ((1, 1), 1):
+        raise Unsupported("needs dilation 1, groups 1")
+    recipe = recipe_of(p, points, r)
     parallel = p.flops > SERIAL_FLOPS
     launch, transform = launcher(p.dtype, parallel), transform_of_filters(recipe)
     one_part = compiled(recipe)
@@ -853,13 +1076,13 @@ def layer(p: Conv2d, points: str) -> Plan:
     def split(threads):
         numbers = numbers_of(p, recipe, threads)
         parts = numbers.tile_parts * numbers.panel_parts
-        return parts, parts * numbers.bytes, np.array(numbers, np.int64)
+        return parts, parts * numbers.bytes, numbers.flat, numbers.D
 
     def pack(w, b):
-        u = _memory.empty((panels, recipe.A**2, p.C, wide), p.dtype)
+        u = _memory.empty((panels, recipe.A**2, D, wide), p.dtype)
         if p.C:
-            taps = _simd.pack_panels(w, 1, wide, recipe.lanes, np.arange(9 * p.C))
-            transform(panels, taps.ctypes.data, u.ctypes.data, p.C)
+            taps = _simd.pack_panels(w, 1, wide, recipe.lanes, places_of(p, r), r * r * D)
+            transform(panels, taps.ctypes.data, u.ctypes.data, D)
         bias = np.zeros(panels * wide, p.dtype)
         if b is not None:
             bias[: p.K] = b
@@ -868,9 +1091,9 @@ def layer(p: Conv2d, points: str) -> Plan:
     def run(x, weights):
         u, bias = weights
         y = _memory.empty(p.y_shape, p.dtype)
-        parts, need, numbers = split(get_num_threads() if parallel else 1)
+        parts, need, numbers, _ = split(get_num_threads() if parallel else 1)
         launch(function, parts, x, u, bias, y, _memory.scratch(need), numbers)
         return y
 
-    _, workspace, _ = split(get_num_threads() if parallel else 1)
+    _, workspace, _, D = split(get_num_threads() if parallel else 1)
     return Plan(run, pack=pack, workspace=workspace, code=(one_part,))

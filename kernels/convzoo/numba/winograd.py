@@ -30,7 +30,7 @@ Source   Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR
 from convzoo.plan import Plan
 from convzoo.problem import Conv2d
 
-from ._winograd import layer
+from ._winograd import layer, only_3x3
 
 ALGORITHM = "winograd"
 ACCURACY = "normwise"
@@ -38,4 +38,5 @@ POINTS = "0,5/8,-5/8,8/5,-8/5"  # and infinity
 
 
 def plan(p: Conv2d) -> Plan:
+    only_3x3(p)
     return layer(p, POINTS)

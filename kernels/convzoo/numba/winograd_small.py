@@ -32,7 +32,7 @@ Source   Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR
 from convzoo.plan import Plan, Unsupported
 from convzoo.problem import Conv2d
 
-from ._winograd import layer, recipe_of
+from ._winograd import layer, only_3x3
 
 ALGORITHM = "winograd"
 POINTS = "0,1,-1"  # and infinity
@@ -40,7 +40,7 @@ CHANNELS = 32  # tests/test_winograd.py measures what happens with fewer
 
 
 def plan(p: Conv2d) -> Plan:
-    recipe_of(p, POINTS)  # refuses other filters first
+    only_3x3(p)
     if p.C < CHANNELS:
         raise Unsupported(f"needs C >= {CHANNELS} for its elementwise bound, got C = {p.C}")
     return layer(p, POINTS)
