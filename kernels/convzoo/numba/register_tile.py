@@ -193,6 +193,9 @@ def describe(p: Conv2d, U: int, rows: int, lanes: int):
     taps, channels = r * p.dilation[0] * line + s * p.dilation[1] * pixel, np.arange(inputs) * plane
     here["taps_inside"] = nchw and p.R * p.S > 1
     outer, inner = (channels, taps) if here["taps_inside"] else (taps, channels)
+    if not nchw and p.groups == p.dilation[1] == 1:  # a row of taps is one run of numbers
+        here["S"], here["inputs"] = 1, p.S * inputs
+        outer, inner = taps[:: p.S], np.arange(p.S * inputs) * item
     here["outer"], here["inner"] = 8 * len(pixels), 8 * (len(pixels) + len(outer))
     return j, np.concatenate([pixels, outer, inner])
 
