@@ -200,24 +200,31 @@ class Sweep:
             self._greet(workers, cell.backend)
 
     def _ask(self, worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
-        """The reply, asked for again where the machine had less to give than it can.
+        """The reply, timed again where the machine had less to give than it can.
 
-        ``host_share`` says how much it had, before or after the cell, whichever was less. A host that
-        stays as it is must not stop the sweep: the last try counts, and says so.
+        ``host_share`` says how much it had, before or after the timing, whichever was less. A host that
+        stays as it is must not stop the sweep: the last try counts, and says so. What a timing never asks
+        for is looked at once, after the last of them.
         """
-        pulse = self.pulse
-        if pulse is None or request["kernel"].partition("/")[0] in GPU_BACKENDS:
-            return worker.ask(request, self.timeout)
+        on_gpu = request["kernel"].partition("/")[0] in GPU_BACKENDS
+        pulse = None if on_gpu else self.pulse
         reply: dict[str, Any] = {}
-        share = 1.0
-        for _ in range(TRIES):
-            before = pulse.share()
-            reply = worker.ask(request, self.timeout)
-            share = min(before, pulse.share()) if reply["status"] == "ok" else 1.0
-            if share >= STEADY:
+        for attempt in range(TRIES):
+            before = pulse.share() if pulse else 1.0
+            reply = worker.ask(request | {"look": False, "again": attempt > 0}, self.timeout)
+            if reply["status"] != "ok":
+                return reply
+            if pulse is None:
+                break
+            reply["host_share"] = round(min(before, pulse.share()), 2)
+            if reply["host_share"] >= STEADY:
                 break
             sleep(0.2)
-        return reply | ({"host_share": round(share, 2)} if reply["status"] == "ok" else {})
+        if not request["look"]:
+            return reply
+        asked = {k: v for k, v in request.items() if k != "effort"} | {"again": True}
+        looked = worker.ask(asked, self.timeout)
+        return reply | looked if looked["status"] == "ok" else looked
 
     def _doubt(self, cell: Cell, reply: dict[str, Any]) -> None:
         """Mark a time that this machine cannot have reached; measure its ceilings again before."""

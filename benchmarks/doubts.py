@@ -191,15 +191,15 @@ def _children() -> set[Any]:
     return set(psutil.Process().children(recursive=True))
 
 
-def remembers(cell: Any) -> str:
+def remembers(cell: Any, timed: float) -> str:
     """Why the timed calls, whose inputs come round again, say nothing about a call with new data.
 
     The arrays of the timing are given their own values again, for two turns as in the timing, then
     values that nobody can know. Both were just written, after as many values were drawn, so that the
-    caches hold as much of either.
+    caches hold as much of either. ``timed`` is the seconds of the quickest timed call.
     """
     eager = cell.scenario == "eager"  # then the weights come round again as well
-    doubt = _slower_on_new_data(cell, eager)
+    doubt = _slower_on_new_data(cell, timed, eager)
     for i, values in enumerate(cell.host):
         _put(cell, i, values, eager)
     doubt = doubt or _right_on(cell)
@@ -207,7 +207,7 @@ def remembers(cell: Any) -> str:
     return doubt
 
 
-def _slower_on_new_data(cell: Any, eager: bool) -> str:
+def _slower_on_new_data(cell: Any, timed: float, eager: bool) -> str:
     import numpy as np
 
     rng = np.random.default_rng()  # from the system's entropy: no seed gives these values
@@ -224,9 +224,8 @@ def _slower_on_new_data(cell: Any, eager: bool) -> str:
             spent = perf_counter() - began
             if spent > 10 * SECONDS or (pair >= 3 and spent > SECONDS):
                 break
-            turn = range(len(cell.inputs))
-            if seconds[0] and min(seconds[0]) > SECONDS:
-                turn = range(1)
+            # a call that is so slow with data it has met has remembered nothing yet
+            turn = range(1 if min([timed, *seconds[0]]) > SECONDS else len(cell.inputs))
             for i in (*turn, *turn):
                 draw(i)
                 seconds[0].append(_seconds(cell, i, cell.host[i], eager))

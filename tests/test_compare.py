@@ -138,26 +138,37 @@ class Halved:
         self.closed = True
 
 
-@pytest.mark.parametrize("looks, asked, share", [(0, 1, 1.0), (3, 3, 1.0), (99, 4, 0.5)])
-def test_cell_is_measured_again_where_the_host_gave_less(tmp_path, monkeypatch, looks, asked, share):
-    """Until the host gives all again, but not for ever; the record says what the time was measured with."""
+@pytest.mark.parametrize("looks, timed, share", [(0, 1, 1.0), (3, 3, 1.0), (99, 4, 0.5)])
+def test_cell_is_timed_again_where_the_host_gave_less(tmp_path, monkeypatch, looks, timed, share):
+    """Until the host gives all again, but not for ever; the record says what the time was measured with.
+
+    Only the timing is repeated: the kernel is planned once a round, and looked at once, in the first.
+    """
     pulse, asks = Halved(looks), []
     answer = processes.Worker.ask
 
     def ask(worker, request, timeout):
-        asks.append(request["kernel"])
-        return answer(worker, request, timeout)
+        reply = answer(worker, request, timeout)
+        asks.append((request["again"], "effort" in request, bool(reply["fingerprint"])))
+        return reply
 
     monkeypatch.setattr(processes.Worker, "ask", ask)
     monkeypatch.setattr(compare.ceilings, "Pulse", lambda threads, known: pulse)
     log = record.Record(tmp_path / "r.jsonl", {"suite": 1})
     open_logs.append(log)
     cells = [compare.Cell("numpy/shifted", x, "packed") for x in resolve(["tiny/square"])]
-    once = compare.Preset(QUICK.effort, (1, 1), 60)
-    run = compare.Sweep(cells, once, 1, 0, log, watch=True)
+    run = compare.Sweep(cells, replace(QUICK, rounds=(2, 2)), 1, 0, log, watch=True)
     run.run()
-    assert len(asks) == asked and pulse.closed
+    planned, timing, looked = (False, True, False), (True, True, False), (True, False, True)
+    first = [planned, *[timing] * (timed - 1), looked]
+    later = [planned, *[timing] * (timed - 1 if timed == 4 else 0)]
+    assert asks == first + later and pulse.closed
     assert cells[0].rounds[0]["host_share"] == run.summarize(None)[0]["host_share"] == share
+    assert (
+        cells[0].rounds[0]["fingerprint"]
+        and cells[0].rounds[0]["error"]
+        and cells[0].rounds[0]["seconds"]
+    )
 
 
 def test_a_burst_of_the_pulse_is_long_although_one_call_was_slow(monkeypatch):
