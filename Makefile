@@ -13,9 +13,10 @@ GPUCHECK ?= .venv-gpucheck
 compare: $(READY)
 	$(RUN) -m benchmarks compare --preset quick --report
 
-# The tests; `make test-all` adds those that are marked slow.
+# The tests, file by file in two processes, then those that compare times; `make test-all` adds the slow ones.
 test: $(READY)
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow and not alone" -n 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -m "not slow and alone"
 
 test-all: $(READY)
 	$(RUN) -m pytest

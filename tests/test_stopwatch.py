@@ -33,6 +33,7 @@ def agree(ours, theirs, call):
     raise AssertionError(f"ours / timeit: {sorted(ratios)}")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("n", [150, 3000])
 def test_agrees_with_timeit(n):
     """About 3 and 60 microseconds a call."""
@@ -46,6 +47,7 @@ def test_agrees_with_timeit(n):
     )
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("kernel", "problem"),
     [
