@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import re
@@ -18,8 +19,8 @@ from numba import njit, types
 
 import convzoo
 from convzoo import Conv2d
-from convzoo.numba import _pixels, _simd
-from convzoo.reference import examine
+from convzoo.numba import _memory, _pixels, _simd
+from convzoo.reference import examine, inputs
 
 WIDTHS = (128, 256, 512)
 TILED = pytest.mark.parametrize(
@@ -113,6 +114,37 @@ def test_transposed_store(dtype, bits):
             expected = np.zeros_like(y)
             expected[:channels, :count] = np.outer(w, x)[:channels, :count]
             assert np.array_equal(y, expected), (U, count, channels)
+
+
+@BOTH
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("name", ["numba/pointwise", "numba/register_tile"])
+def test_large_outputs_go_past_the_caches(monkeypatch, name, bits, dtype):
+    """Tiles of all and of some channels and pixels; y does not depend on the way that it takes."""
+    monkeypatch.setenv("CONVZOO_VECTOR_BITS", str(bits))
+    kernel, lanes, entry, forms = convzoo.load(name), _simd.lanes(dtype, bits), _simd.entry, []
+
+    def noted(routine, *shape):
+        forms.extend(shape[4:] * (routine == _simd.CHANNEL_TILE))
+        return entry(routine, *shape)
+
+    monkeypatch.setattr(_simd, "entry", noted)
+    odd = f"c8h3w5k{4 * lanes}r1s1-g8" if name == "numba/register_tile" else "c5h3w5k35r1s1"
+    for text in (f"c5h3w5k{3 * lanes}r1s1", odd):
+        p = dataclasses.replace(Conv2d.parse(f"n2{text}-nhwc"), dtype=dtype)
+        x, w, b = inputs(p, 0)
+        plan = kernel.plan(p)
+        usual = plan.run(x, plan.pack(w, b))
+        assert max(forms, default=0) < _simd.STREAMED
+        y = _simd.aligned(usual.size, dtype).reshape(p.y_shape)  # what is small may begin anywhere
+        y[:] = np.nan
+        with monkeypatch.context() as large:
+            large.setattr(_simd, "STREAM", 0)
+            large.setattr(_memory, "empty", lambda shape, _, y=y: y)
+            plan = kernel.plan(p)
+            assert np.array_equal(plan.run(x, plan.pack(w, b)), usual), p
+        assert (max(forms) >= _simd.STREAMED) == (text != odd)
+        forms.clear()
 
 
 # --- what LLVM makes of them -------------------------------------------------------------------------

@@ -32,6 +32,8 @@ from numba import njit, prange, types
 from numba.core import cgutils, registry
 from numba.extending import intrinsic
 
+from convzoo.problem import Conv2d
+
 ir = cgutils.ir
 I64, I32, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(1)
 HELD = 4  # offsets of pixels in integer registers; with more of them LLVM spills vectors, too
@@ -137,10 +139,13 @@ class Vectors:
         )  # fmt: skip
         return self.b.call(f, [pointer, I32(self.itemsize), mask, self.zero])
 
-    def store(self, vector, address, mask=None):
+    def store(self, vector, address, mask=None, streamed=False):
+        """``streamed``: a whole vector past all caches, to an address that it divides."""
         pointer = self._pointer(address, self.type)
         if mask is None:
-            self.b.store(vector, pointer, align=self.itemsize)
+            stored = self.b.store(vector, pointer, align=self.bytes if streamed else self.itemsize)
+            if streamed:
+                stored.set_metadata("nontemporal", self.b.module.add_metadata([I32(1)]))
             return
         mask_type = ir.VectorType(I1, self.lanes)
         f = self._library(
@@ -333,9 +338,11 @@ def _channel_tile(
     ``channels`` channels are stored: as numbers of consecutive channels, ``step`` from pixel to pixel, or
     with ``form`` = TURNED as numbers of consecutive pixels, ``step`` from channel to channel. With ``form``
     = AHEAD the next pixels of x, which lie right behind these, are asked for: they may lie in memory still.
+    With + STREAMED all channels of a tile go past the caches; then ``y`` and ``step`` are whole vectors.
     """
+    streamed, form = form >= STREAMED, form % STREAMED
     # lines of y that are in no cache take as long to come as a short sum lasts: ask for them now
-    for i in range(V * v.lanes if form == TURNED else U):
+    for i in range(0 if streamed else V * v.lanes if form == TURNED else U):
         for j in range(1 if form == TURNED else V):
             v.prefetch(v.add(y, v.times(step, i), j * v.bytes), True)
     following = []
@@ -369,10 +376,13 @@ def _channel_tile(
 
     _, _, *sums = v.loop(A, [outer, w, *sums], row)
     tiles = [sums[j::V] for j in range(V)]
-    (_store_transposed if form == TURNED else _store_rows)(v, tiles, y, step, count, channels)
+    if form == TURNED:
+        _store_transposed(v, tiles, y, step, count, channels)
+    else:
+        _store_rows(v, tiles, y, step, count, channels, streamed)
 
 
-def _store_rows(v, tiles, y, step, count, channels):
+def _store_rows(v, tiles, y, step, count, channels, streamed):
     """tiles[j][u] to y + u*step, the vectors j side by side: whole ones where no channel is missing."""
     b = v.b
     whole, part, end = (b.append_basic_block() for _ in range(3))
@@ -387,7 +397,7 @@ def _store_rows(v, tiles, y, step, count, channels):
         for u in range(len(tiles[0])):
             v.leave_unless(count, u, end)
             for j, tile in enumerate(tiles):
-                v.store(tile[u], v.add(at, j * v.bytes), masks[j])
+                v.store(tile[u], v.add(at, j * v.bytes), masks[j], streamed)
             at = v.add(at, step)
         b.branch(end)
     b.position_at_end(end)
@@ -793,6 +803,8 @@ _ROUTINES = (
 CHANNEL_TILE, PIXEL_TILE, COPY_LINES, PACK_PANEL, PLACED_TILE, COPY_EVERY = range(6)
 PLANE_ROWS, PIXEL_CHANNELS, DOT_TILE = range(6, 9)
 PLAIN, TURNED, AHEAD = range(3)  # forms of a channel tile
+STREAMED = 4  # to be added to a form: y is so large that it is in no cache when somebody reads it
+STREAM = 2**24  # bytes of such a y: more than a last-level cache keeps beside x and the weights
 
 
 # --- compiling and calling them ----------------------------------------------------------------------
@@ -838,6 +850,23 @@ def call(typing, address, arguments):
         return context.get_dummy_value()
 
     return types.void(types.int64, arguments), code
+
+
+@intrinsic
+def fence(typing):
+    """Wait until all that was stored past the caches can be seen by other threads."""
+
+    def code(context, builder, signature, values):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), code
+
+
+def streamed(p: Conv2d, lanes: int) -> int:
+    """STREAMED where y is that large, and its pixels are whole vectors; such an output begins a page."""
+    whole = p.layout == "nhwc" and p.K // p.groups % lanes == 0
+    return STREAMED * (whole and p.N * p.K * p.P * p.Q * p.itemsize >= STREAM)
 
 
 def source_of(routine: int, itemsize: int, lanes: int, U: int, V: int, flag: int):

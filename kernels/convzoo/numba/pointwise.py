@@ -6,7 +6,8 @@ Idea     With a filter of one tap y = W·x, where x and y are matrices already: 
          output channels by 3 vectors of pixels, a weight is copied into all lanes, and whole vectors of
          y are stored. A tile's part of x stays in L1 while all output channels take their turn. Where
          the lanes cannot be consecutive pixels (nhwc, stride, small planes) they are output channels:
-         14 pixels by 2 vectors, and a block of pixels stays in L2.
+         14 pixels by 2 vectors, and a block of pixels stays in L2. nhwc output of 16 MB and more is
+         stored past the caches, which would first read the lines that it replaces.
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,C,1,1] → y[N,K,P,Q] or [N,P,Q,K]   float32, float64
          inside: Wp[K/8,C,8] or Wp[K/32,C,32] made by pack
 Threads  Numba's, each with an equal share of (pixels, block of output channels); one thread below 2 MFLOP.
@@ -25,7 +26,7 @@ import numpy as np
 from numba import config, from_dtype, get_num_threads, njit, prange, types
 
 from convzoo.numba import _memory, _simd
-from convzoo.numba._simd import call
+from convzoo.numba._simd import call, fence
 from convzoo.plan import Plan, Unsupported
 from convzoo.problem import Conv2d
 
@@ -65,6 +66,7 @@ def channels_in_lanes(geometry, t, threads, x, w, b, y, table, _):
             taps = (weights, tap, 1, at_table + j.inner, j.inputs, at_table + j.inner, 0)
             out = (to + f * j.y_pixel, j.y_step, bias, min(j.pixels, count - f), channels)
             call(tile, (source, at, *taps, *out))
+    fence()
 
 
 @njit
@@ -173,7 +175,8 @@ def plan(p: Conv2d) -> Plan:
         (j["tile"], _), (j["tile_1"], _), (j["tile_2"], _) = entries
     else:
         narrow = 1 if 0 < p.K % width <= lanes else V
-        form = _simd.TURNED if nchw else _simd.AHEAD if p.stride == (1, 1) else _simd.PLAIN
+        form = _simd.AHEAD if p.stride == (1, 1) else _simd.PLAIN
+        form = _simd.TURNED if nchw else form + _simd.streamed(p, lanes)
         entries = [_simd.entry(_simd.CHANNEL_TILE, item, lanes, U, v, form) for v in (V, narrow)]
         (j["tile"], _), (j["tile_1"], _) = entries
     j["lanes"], j["vector"] = lanes, lanes * item

@@ -7,7 +7,8 @@ Idea     A fused multiply-add needs two loads if its sum lies in memory, and a c
          A number of x is copied into all lanes, the lanes are output channels; therefore any
          stride, dilation and layout of x costs the same: pixels and taps are tables of byte offsets.
          A band of rows of x is copied into a thread's own padded buffer (in L2), so no tap is a special
-         case; taps in rows that are all padding are left out. nchw output is transposed in registers.
+         case; taps in rows that are all padding are left out. nchw output is transposed in registers; nhwc
+         output of 16 MB and more is stored past the caches, which would first read the lines it replaces.
 Shapes   x[N,C,H,W] or [N,H,W,C] · w[K,C/G,R,S] → y[N,K,P,Q] or [N,P,Q,K]   float32, float64
          inside: Wp[G,K/32,taps,32] made by pack (taps in the order c,r,s; nhwc: r,s,c)
 Threads  Numba's, each with an equal share of (image, band, group, block of 32 channels); one thread below
@@ -27,7 +28,7 @@ import numpy as np
 from numba import config, from_dtype, get_num_threads, njit, prange, types
 
 from convzoo.numba import _memory, _simd
-from convzoo.numba._simd import call
+from convzoo.numba._simd import call, fence
 from convzoo.plan import Plan
 from convzoo.problem import Conv2d
 
@@ -112,6 +113,7 @@ def work(t, threads, addresses, geometry, table, _):
         at, bias = w + part * block_bytes, b + part * bias_bytes
         channels = min(V * j.lanes, j.outputs - k)
         fill_block(j, source + g * j.x_group, at, bias, to, p, rows, channels, table, clamped)
+    fence()
 
 
 @cache
@@ -211,10 +213,11 @@ def plan(p: Conv2d) -> Plan:
     geometry, table = describe(p, U, found[U][1], lanes)
     j, body = geometry[0], compiled(p.dtype, parallel)
     G, blocks, outputs, inputs = p.groups, int(j["blocks"]), p.K // p.groups, p.C // p.groups
-    tile, tile_code = _simd.entry(_simd.CHANNEL_TILE, item, lanes, U, V, int(nchw))
+    form = _simd.TURNED if nchw else _simd.streamed(p, lanes)
+    tile, tile_code = _simd.entry(_simd.CHANNEL_TILE, item, lanes, U, V, form)
     j["tile"], code = tile, (tile_code, body)
     if 0 < outputs % (V * lanes) <= lanes:
-        j["narrow_tile"], narrow_code = _simd.entry(_simd.CHANNEL_TILE, item, lanes, U, 1, int(nchw))
+        j["narrow_tile"], narrow_code = _simd.entry(_simd.CHANNEL_TILE, item, lanes, U, 1, form)
         code = (*code, narrow_code)
     j["copy"] = _simd.entry(_simd.COPY_LINES, item, lanes)[0]
 
