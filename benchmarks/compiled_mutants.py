@@ -17,6 +17,7 @@ import ast
 import contextlib
 import ctypes
 import fnmatch
+import functools
 import hashlib
 import importlib
 import itertools
@@ -28,12 +29,13 @@ import signal
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
+from time import process_time
 from typing import Any
 
 from convzoo import Conv2d
 from convzoo.catalog import find
 
-from .mutants import PROBLEMS, Mutant, mutants_of, path_of, runs_here
+from .mutants import PROBLEMS, Mutant, mutants_of, path_of, reached, runs_here
 
 # What is changed, and the kernels through which it is judged.
 FILES = {
@@ -43,6 +45,8 @@ FILES = {
     "numba/unpacked": ("numba/unpacked",),
     "numba/depthwise": ("numba/depthwise",),
     "numba/_pixels": ("numba/few_channels", "numba/depthwise"),
+    "numba/winograd_small": ("numba/winograd_small",),
+    "numba/winograd_decomposed": ("numba/winograd_decomposed",),
 }
 # Each imports none but those before it.
 BLOCKS = ("numba/_simd", "numba/_memory", "numba/_pixels", "numba/_winograd")
@@ -93,10 +97,12 @@ TAILS = [
         "n1c2h5w6k2r3s3-p3_0_0_1-g2-nobias",
         "n1c2h6w7k2r2s3-g2",
         "n2c3h7w9k3r3s3-p1_0_4_1-g3",
+        "n1c31h4w5k2r3s3",
+        "n1c32h4w5k2r3s3-p1",
     )
 ]
 # Constants that only large problems would put to the test.
-SMALL = {"SERIAL_FLOPS": 0, "BUFFER": 1500, "BLOCK": 700, "PLANE": 2, "VECTORS": 5}
+SMALL = {"SERIAL_FLOPS": 0, "BUFFER": 1500, "BLOCK": 700, "PLANE": 2, "VECTORS": 5, "CHUNK": 8}
 THREADS = 3
 
 
@@ -129,14 +135,14 @@ def drawn(every: list[Mutant]) -> list[Mutant]:
 # --- executing a file and what imports it ------------------------------------------------------------
 
 
-def executed(name: str, source: str) -> dict[str, types.ModuleType]:
-    """The kernels of a file with another source for it; what lies below the file is as it was."""
+def executed(name: str, source: str, users: Sequence[str]) -> dict[str, types.ModuleType]:
+    """These kernels with another source for one file; what lies below the file is as it was."""
     module = _module(name, source)
     if name not in BLOCKS:
         return {name: module}
     for block in BLOCKS[BLOCKS.index(name) + 1 :]:
         _module(block)
-    return {user: _module(user) for user in FILES[name]}
+    return {user: _module(user) for user in users}
 
 
 def _module(name: str, source: str | None = None) -> types.ModuleType:
@@ -217,53 +223,66 @@ class _Allocates:
 
 
 @contextlib.contextmanager
-def _fences(module: Any) -> Iterator[None]:
-    """Whoever writes or reads beside y or beside its scratch memory dies of it."""
+def _fences(modules: Sequence[Any]) -> Iterator[None]:
+    """Whoever writes or reads beside y or beside other memory of these modules dies of it."""
     memory: Any = importlib.import_module("convzoo.numba._memory")
-    usual, np, held = (memory.empty, memory.scratch), module.__dict__.get("np"), []
+    usual, held = (memory.empty, memory.scratch), []
+    nps = [(module, module.np) for module in modules if hasattr(module, "np")]
 
     def scratch(size: int) -> int:
         held[:] = [_fenced(size, "uint8")]
         return held[0].ctypes.data
 
-    memory.empty, memory.scratch, module.np = _fenced, scratch, _Allocates()
+    memory.empty, memory.scratch = _fenced, scratch
+    for module, _ in nps:
+        module.np = _Allocates()
     try:
         yield
     finally:
         memory.empty, memory.scratch = usual
-        module.np = np
+        for module, np in nps:
+            module.np = np
 
 
 # --- judging -----------------------------------------------------------------------------------------
 
 
 def verdict_on(
-    name: str, source: str, refused: set[tuple], turn: Callable[[], Any], honest: bool = False
+    name: str,
+    source: str,
+    users: Sequence[str],
+    refused: set[tuple],
+    turn: Callable[[], Any],
+    honest: bool = False,
 ) -> str:
-    """Why the verdict rejects this source, or nothing. ``refused``: what the honest kernel refuses.
+    """Why the verdict rejects this source through these kernels, or nothing.
 
-    ``turn`` is called before each problem.
+    ``refused``: what the honest kernels refuse. ``turn`` is called before each problem.
     """
-    kernels = executed(name, source)
-    modules = [sys.modules[f"convzoo.{m.replace('/', '.')}"] for m in {name, *kernels}]
+    kernels = executed(name, source, users)
+    changed = sys.modules[f"convzoo.{name.replace('/', '.')}"]
+    modules = [changed, *kernels.values()]
     for small in (True, False):
         with _smaller(modules) if small else contextlib.nullcontext():
             for kernel, module in kernels.items():
                 for p in [*PROBLEMS, *TAILS]:
                     turn()
-                    if why := _on(find(kernel), module, p, (kernel, p, small), refused, honest):
+                    which, inside = (kernel, p, small), (module, changed)
+                    if why := _on(find(kernel), inside, p, which, refused, honest):
                         return f"on {p}, {'small' if small else 'native'}: {why}"
     return ""
 
 
-def _on(kernel: Any, module: Any, p: Conv2d, which: tuple, refused: set[tuple], honest: bool) -> str:
+def _on(
+    kernel: Any, modules: tuple[Any, Any], p: Conv2d, which: tuple, refused: set[tuple], honest: bool
+) -> str:
     from convzoo import Unsupported
     from convzoo.reference import _data, examine, known_once
 
     from .guard import unguarded
 
     try:
-        plan = module.plan(p)
+        plan = modules[0].plan(p)
     except Unsupported as reason:
         if honest:
             refused.add(which)
@@ -271,7 +290,7 @@ def _on(kernel: Any, module: Any, p: Conv2d, which: tuple, refused: set[tuple], 
     if which in refused:
         return "does not refuse"
     seed = int(which[2])
-    with _fences(module):
+    with _fences(modules):
         verdict = examine(kernel, p, seed, plan)
         if not verdict.ok:
             return verdict.why
@@ -305,10 +324,35 @@ def in_a_fork(judge: Callable[[], str]) -> str:
     return f"ends its process: {os.waitstatus_to_exitcode(status)}" if status else why
 
 
+def passes(name: str, user: str, refused: set[tuple]) -> tuple[set[int], float]:
+    """The honest file through one kernel: the lines that Python executes, the seconds of the slowest problem.
+
+    What Numba compiles is not executed by Python.
+    """
+    path, lines, times = path_of(name), set(), []
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename != str(path):
+            return None
+        lines.add(frame.f_lineno)
+        return trace
+
+    sys.settrace(trace if len(FILES[name]) > 1 else None)
+    try:
+        source = path.read_text(encoding="utf-8")
+        why = verdict_on(
+            name, source, [user], refused, lambda: times.append(process_time()), honest=True
+        )
+    finally:
+        sys.settrace(None)
+    if why:
+        raise RuntimeError(f"{name} itself is rejected: {why}")
+    return lines, max(b - a for a, b in itertools.pairwise([*times, process_time()]))
+
+
 def main() -> None:
     """Say which lines are reached, then judge the mutants whose indices come in, a reply a line."""
     import warnings
-    from time import process_time
 
     from .worker import _live_and_die_with_the_coordinator
 
@@ -317,16 +361,17 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     name, refused = sys.argv[1], set()
-    source, every = path_of(name).read_text(encoding="utf-8"), mutants_of(name)
-    times: list[float] = []
-    if why := verdict_on(name, source, refused, lambda: times.append(process_time()), honest=True):
-        raise RuntimeError(f"{name} itself is rejected: {why}")
-    # three times what the slowest problem took, whose kernel was compiled, too
-    seconds = 3 * max(b - a for a, b in itertools.pairwise([*times, process_time()]))
+    every = mutants_of(name)
+    passed = {user: passes(name, user, refused) for user in FILES[name]}
+    seconds = 3 * max(longest for _, longest in passed.values())  # a kernel is compiled in them, too
     print(json.dumps({"lines": None}), file=replies, flush=True)
     for line in sys.stdin:
         mutant = every[int(line)]
-        why = in_a_fork(lambda m=mutant: verdict_on(name, m.source, refused, lambda: give(seconds)))
+        users = [user for user, (lines, _) in passed.items() if reached(mutant, lines)] or FILES[name]
+        judge = functools.partial(
+            verdict_on, name, mutant.source, users, refused, lambda: give(seconds)
+        )
+        why = in_a_fork(judge)
         print(json.dumps({"index": int(line), "why": why}), file=replies, flush=True)
 
 

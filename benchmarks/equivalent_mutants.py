@@ -687,6 +687,34 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
             ),
         },
     },
+    "numba/winograd_decomposed": {
+        '(2, "5/8,-5/8,8/5,-8/5"),': {
+            '(3, "5/8,-5/8,8/5,-8/5"),': (
+                "pieces of another size at the same points: the same sums from more products"
+            ),
+            '(1, "5/8,-5/8,8/5,-8/5"),': (
+                "pieces of another size at the same points: the same sums from more products"
+            ),
+        },
+        '(3, "0,5/8,-5/8,8/5,-8/5"),': {
+            '(4, "0,5/8,-5/8,8/5,-8/5"),': (
+                "pieces of another size at the same points: the same sums from more products"
+            ),
+        },
+        '(4, "0,5/8,-5/8,8/5,-8/5"),': {
+            '(5, "0,5/8,-5/8,8/5,-8/5"),': (
+                "pieces of another size at the same points: the same sums from more products"
+            ),
+            '(3, "0,5/8,-5/8,8/5,-8/5"),': (
+                "pieces of another size at the same points: the same sums from more products"
+            ),
+        },
+        "r, points = min(FRAMES, key=lambda frame: products_of(p, *frame))": {
+            "r, points = max(FRAMES, key=lambda frame: products_of(p, *frame))": (
+                "the frame with the most products: slower, the same sums"
+            ),
+        },
+    },
 }
 
 EQUIVALENT: dict[tuple[str, str, str], str] = {

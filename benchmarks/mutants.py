@@ -712,7 +712,7 @@ def _score(kernel: str, some: list[Mutant], cache: str, progress: Any) -> dict[s
             "where": f"{file}:{mutant.line}", "change": f"{mutant.before}  ->  {mutant.after}",
             "line": mutant.before, "after": mutant.after,
         }  # fmt: skip
-        if judge.lines is not None and not _reached(mutant, judge.lines):
+        if judge.lines is not None and not reached(mutant, judge.lines):
             score["unreached"] += 1
         elif judge.why(indices[mutant.source]):
             score["rejected"] += 1
@@ -726,7 +726,7 @@ def _score(kernel: str, some: list[Mutant], cache: str, progress: Any) -> dict[s
     return score
 
 
-def _reached(mutant: Mutant, lines: set[int]) -> bool:
+def reached(mutant: Mutant, lines: set[int]) -> bool:
     """Whether the changed line is among these, or the beginning of the statement that holds it is."""
     if mutant.line in lines:
         return True
