@@ -151,7 +151,7 @@ class Pulse:
         quiet = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "PYTHONPATH": python_path()}
         self.best = known  # GFLOP/s
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.ceilings", str(threads), "--pulse"],
+            [sys.executable, "-m", "benchmarks.ceilings", str(threads), "--pulse", str(known)],
             env=os.environ | library_environment(threads) | quiet, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -178,13 +178,18 @@ class Pulse:
                     pipe.close()
 
 
-def _pulse(threads: int) -> None:
-    """A line for each line on standard input: the better of two bursts of about a millisecond."""
+def _pulse(threads: int, known: float) -> None:
+    """A line for each line on standard input: the better of two bursts of about a millisecond.
+
+    The burst's length follows from ``known`` GFLOP/s: the workers begin meanwhile, and whoever tries how
+    long a burst takes on cores that are busy makes it too short. Where nothing is known it is tried.
+    """
     import numpy as np
 
     run, flops = _fma_loop("float32")
     out = np.zeros(threads, np.float32)
-    n = _a_millisecond(lambda n: run(n, out))
+    run(1, out)  # compiles
+    n = int(known * 1e6 / (flops * threads)) or _a_millisecond(lambda n: run(n, out))
     for _ in sys.stdin:
         took = min(_seconds(lambda: run(n, out)) for _ in range(2))
         print(flops * n * threads / took / 1e9, flush=True)
@@ -250,8 +255,8 @@ def _bandwidth(threads: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     threads = int(sys.argv[1])
-    if sys.argv[2:] == ["--pulse"]:
-        return _pulse(threads)
+    if sys.argv[2:3] == ["--pulse"]:
+        return _pulse(threads, float(sys.argv[3]))
     print(json.dumps({"fma_gflops_per_s": _fma_gflops(threads), **_bandwidth(threads)}))
 
 

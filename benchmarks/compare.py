@@ -25,6 +25,7 @@ from .summary import interval, speed, summary
 GPU_BACKENDS = ("numba_cuda", "cupy", "torch_cuda", "torch_mps")
 STEADY = 0.85  # of the arithmetic that the machine had at its best; with less, a cell is measured again
 TRIES = 4
+BUSY = 3  # cells in a row that no try found the machine steady for: until it is, one try is enough
 SETTLED = 0.02  # a cell whose interval is this narrow needs no further round
 
 
@@ -104,6 +105,7 @@ class Sweep:
     interrupted: bool = False
     watch: bool = False  # measure a cell again where the machine had less to give than it can
     pulse: ceilings.Pulse | None = None
+    unsteady: int = 0  # cells in a row
 
     def run(self) -> None:
         """All rounds. Ctrl-C ends the sweep early; finished rounds stay."""
@@ -203,13 +205,16 @@ class Sweep:
         """The reply, timed again where the machine had less to give than it can.
 
         ``host_share`` says how much it had, before or after the timing, whichever was less. A host that
-        stays as it is must not stop the sweep: the last try counts, and says so. What a timing never asks
-        for is looked at once, after the last of them.
+        stays as it is must not stop the sweep: the last try counts, and says so, and after some such cells
+        there is one try until the host gives all again. What a timing never asks for is looked at once,
+        after the last try.
         """
         on_gpu = request["kernel"].partition("/")[0] in GPU_BACKENDS
         pulse = None if on_gpu else self.pulse
         reply: dict[str, Any] = {}
-        for attempt in range(TRIES):
+        for attempt in range(TRIES if self.unsteady < BUSY else 1):
+            if attempt:
+                sleep(0.2)
             before = pulse.share() if pulse else 1.0
             reply = worker.ask(request | {"look": False, "again": attempt > 0}, self.timeout)
             if reply["status"] != "ok":
@@ -219,7 +224,8 @@ class Sweep:
             reply["host_share"] = round(min(before, pulse.share()), 2)
             if reply["host_share"] >= STEADY:
                 break
-            sleep(0.2)
+        if pulse:
+            self.unsteady = 0 if reply["host_share"] >= STEADY else self.unsteady + 1
         if not request["look"]:
             return reply
         asked = {k: v for k, v in request.items() if k != "effort"} | {"again": True}

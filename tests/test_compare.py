@@ -138,6 +138,31 @@ class Halved:
         self.closed = True
 
 
+def test_a_host_that_stays_busy_is_tried_once_until_it_gives_all_again(tmp_path, monkeypatch):
+    asks, answer = [], processes.Worker.ask
+
+    def ask(worker, request, timeout):
+        asks.append("effort" in request)
+        return answer(worker, request, timeout)
+
+    monkeypatch.setattr(processes.Worker, "ask", ask)
+    log = record.Record(tmp_path / "r.jsonl", {"suite": 1})
+    open_logs.append(log)
+    timed = []
+    for looks in (
+        2 * compare.TRIES * compare.BUSY + 2,
+        99,
+    ):  # the fifth cell of the first finds it steady
+        monkeypatch.setattr(compare.ceilings, "Pulse", lambda threads, known, n=looks: Halved(n))
+        cells = [compare.Cell("numpy/shifted", x, "packed") for x in resolve(["resnet50"])[:5]]
+        run = compare.Sweep(cells, replace(QUICK, rounds=(1, 1)), 1, 0, log, watch=True)
+        asks.clear()
+        run.run()
+        assert all(cell.status == "ok" for cell in cells)
+        timed.append((sum(asks), run.unsteady))
+    assert timed == [(3 * compare.TRIES + 2, 0), (3 * compare.TRIES + 2, 5)]
+
+
 @pytest.mark.parametrize("looks, timed, share", [(0, 1, 1.0), (3, 3, 1.0), (99, 4, 0.5)])
 def test_cell_is_timed_again_where_the_host_gave_less(tmp_path, monkeypatch, looks, timed, share):
     """Until the host gives all again, but not for ever; the record says what the time was measured with.
@@ -182,6 +207,19 @@ def test_a_burst_of_the_pulse_is_long_although_one_call_was_slow(monkeypatch):
 
     calls: list[int] = []
     assert compare.ceilings._a_millisecond(call) >= 1_000_000
+
+
+def test_a_burst_of_the_pulse_is_a_millisecond_of_what_is_known(monkeypatch):
+    """Whatever else is running when it begins: the machine at its best takes that long for it."""
+    import io
+
+    bursts: list[int] = []
+    monkeypatch.setattr(
+        compare.ceilings, "_fma_loop", lambda dtype: (lambda n, out: bursts.append(n), 384)
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    compare.ceilings._pulse(2, 235.4)
+    assert bursts[-1] * 384 * 2 / 235.4e9 == pytest.approx(1e-3, rel=0.01)
 
 
 def test_pulse_tells_how_much_of_the_best_there_is_and_survives_its_process():
