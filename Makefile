@@ -9,7 +9,7 @@ GPUCHECK ?= .venv-gpucheck
 
 .PHONY: compare test test-all lint asv gpu gpu-offline gpu-offline-check clean
 
-# Check and time every kernel this machine can run (three to five minutes on two cores), and write the report.
+# Check and time every kernel this machine can run (about three and a half minutes on two cores), and write the report.
 compare: $(READY)
 	$(RUN) -m benchmarks compare --preset quick --report
 
