@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import evidence
+from . import evidence, limits
 from .cells import Cell, Networks, Run, against
 from .cores import each
 from .load import Glance, glance, load
@@ -25,6 +25,11 @@ from .wording import listed, plural
 ROOM = Path(__file__).resolve().parent
 Race = tuple[str, str]  # problem, scenario
 MANY = 16  # records
+FIRST = (
+    "resnet50",
+    "vgg16",
+    "mobilenet",
+)  # networks that readers know, in the order of their layers here
 
 
 @dataclass(frozen=True)
@@ -133,14 +138,30 @@ def _chosen(race: Race, fit: list[Glance], loaded: dict[Path, Run]) -> Run:
 
 
 def _in_order(races: Iterable[Race], group: list[Glance]) -> list[Race]:
-    """As the records ask for them, the widest record first and then from the oldest on."""
+    """Layers of networks first, those of FIRST in its order; NCHW, small batches and packed before the others.
+
+    Within a kind, and for all other races: as the records ask for them, the widest record first and then
+    from the oldest on.
+    """
     wide = sorted(group, key=lambda g: (-len(g.races), g.started, g.name))
     rest = sorted(wide[1:], key=lambda g: (g.started, g.name))
     place: dict[Race, int] = {}
+    network: dict[str, int] = {}  # problem -> place of the network that it is a layer of
     for g in (*wide[:1], *rest):
         for race in g.races:
             place.setdefault(race, len(place))
-    return sorted(races, key=lambda race: place[race])
+        for (name, _), layers in g.networks.items():
+            rank = FIRST.index(name) if name in FIRST else len(FIRST)
+            for _, problem, _ in layers:
+                network[problem] = min(rank, network.get(problem, rank))
+
+    def key(race: Race) -> tuple[Any, ...]:
+        if race[0] not in network:
+            return (len(FIRST) + 1, place[race])
+        packed_first = race[1] != "packed"
+        return (network[race[0]], limits.order_of_kinds(race[0]), packed_first, place[race])
+
+    return sorted(races, key=key)
 
 
 def _joined(sources: list[Run], cells: list[Cell]) -> Run:

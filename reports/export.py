@@ -14,7 +14,7 @@ from .cells import Cell, Run
 from .collect import Findings
 from .timeline import Step, Track
 
-SCHEMA = "convzoo.report/1"
+SCHEMA = "convzoo.report/2"
 
 
 def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -62,6 +62,10 @@ def as_json(
     found: Findings, shown: Sequence[dict[str, Any]], table: Sequence[dict[str, Any]],
     tracks: Sequence[Track], steps: Sequence[Step],
 ) -> str:  # fmt: skip
+    """One document: ``columns`` names what stands in each row of ``cells``, in this order, null for nothing.
+
+    Seconds, bytes and plain counts, to the six digits that a record keeps; the table is that of cells.csv.
+    """
     document = {
         "schema": SCHEMA,
         "left_out": found.left_out,
@@ -84,8 +88,13 @@ def as_json(
             }
             for s in steps
         ],
-        "cells": [{k: v for k, v in row.items() if v is not None} for row in table],
+        "columns": list(table[0]) if table else [],
     }  # fmt: skip
-    lines = json.dumps({k: v for k, v in document.items() if k != "cells"}, indent=1, allow_nan=False)
-    cells = ",\n  ".join(json.dumps(row, allow_nan=False) for row in document["cells"])
-    return f'{lines[:-2]},\n "cells": [\n  {cells}\n ]\n}}\n'
+    head = json.dumps(document, indent=1, allow_nan=False)
+    rows = ([_short(value) for value in row.values()] for row in table)
+    cells = ",\n".join(json.dumps(row, allow_nan=False, separators=(",", ":")) for row in rows)
+    return f'{head[:-2]},\n "cells": [\n{cells}\n ]\n}}\n'
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -65,6 +65,10 @@ class Glance:
         return text(self.path.stem)
 
     @property
+    def networks(self) -> Networks:
+        return _networks(self.header)
+
+    @property
     def machine(self) -> str:
         return text(self.header.get("machine"), "machine not recorded")
 

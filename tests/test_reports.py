@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import json
 import math
@@ -377,6 +378,45 @@ def test_wrong_result_stands_above_everything(tmp_path):
     assert summary.index("**WRONG**") < summary.index("## test-machine")
     assert "python -m benchmarks check numba/direct --problems n1c4h12w12k4r3s3-p1 --seed 7" in html
     assert "| **wrong** |" in summary
+
+
+def test_layers_of_known_networks_come_first_whatever_record_is_the_widest(tmp_path):
+    """ResNet-50 packed in NCHW with N = 1 is what a newcomer knows; a set of many layers must not hide it."""
+    from benchmarks.problems import NETWORKS, resolve
+
+    assert collect_module.FIRST == NETWORKS
+    wanted = [("deepbench", None, None, "packed"), ("mobilenet", None, None, "packed")]
+    wanted += [("resnet50", 16, None, "packed"), ("resnet50", None, "nhwc", "packed")]
+    wanted += [("resnet50", None, None, "eager"), ("resnet50", None, None, "packed")]
+    paths = []
+    for number, (name, batch, layout, scenario) in enumerate(wanted):
+        layers = resolve([name], batch, layout)
+        layers += resolve(["ladder"]) if name == "deepbench" else []
+        names = many_records.kernels(3)
+        like = {"commit": number, "rounds": 2, "scenarios": (scenario,)}
+        paths.append(many_records.record(tmp_path, "box", names, layers, **like))
+    (run,) = collect(paths).runs
+    order = list(dict.fromkeys((c.problem, c.scenario) for c in run.cells))
+    expected = []
+    for name, batch, layout, scenario in reversed(wanted):
+        expected += [(str(layer.problem), scenario) for layer in resolve([name], batch, layout)]
+    resnet = [expected[i : i + 20] for i in range(0, 80, 20)]  # packed, eager, nhwc, N = 16
+    first = [*resnet[0], *resnet[1], *resnet[3], *resnet[2]]
+    assert order[:80] == first and order[80] == (str(resolve(["mobilenet"])[0].problem), "packed")
+    assert order[-1] == (str(resolve(["ladder"])[-1].problem), "packed")
+
+
+def test_json_has_each_name_of_a_column_once_and_says_what_the_csv_says(tmp_path):
+    path = written(tmp_path, faults={("numpy/im2col", PROBLEMS[0]): ("unsupported", "no")})
+    rendered(path)
+    document = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    head, *lines = csv.reader((tmp_path / "out" / "cells.csv").read_text("utf-8").splitlines())
+    assert document["schema"] == "convzoo.report/2" and document["columns"] == head
+    told = [["" if value is None else value for value in row] for row in document["cells"]]
+    assert len(told) == len(lines) > 1
+    for row, line in zip(told, lines, strict=True):
+        for value, word in zip(row, line, strict=True):
+            assert str(value) == word or float(value) == float(word)
 
 
 def test_same_record_gives_the_same_bytes(tmp_path):
