@@ -45,6 +45,13 @@ FILES = {
     "numba/unpacked": ("numba/unpacked",),
     "numba/depthwise": ("numba/depthwise",),
     "numba/_pixels": ("numba/few_channels", "numba/depthwise"),
+    "numba/_simd": (
+        "numba/unpacked",
+        "numba/few_channels",
+        "numba/depthwise",
+        "numba/pointwise",
+        "numba/register_tile",
+    ),
     "numba/winograd_small": ("numba/winograd_small",),
     "numba/winograd_decomposed": ("numba/winograd_decomposed",),
 }

@@ -715,6 +715,65 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
             ),
         },
     },
+    "numba/_simd": {
+        'return 512 if "avx512f" in found else 256 if "avx" in found else 128': {
+            'return 512 if "avx512f" in found else 256 if "avx" in found else 127': (
+                "speaks of processors without AVX, which this one is not"
+            ),
+        },
+        "return (14, 10, 7, 4) if many_registers(force) else (6, 4)": {
+            "return (14, 11, 7, 4) if many_registers(force) else (6, 4)": (
+                "tiles of eleven pixels are written by the same code"
+            ),
+            "return ((6, 4))": ("lower tiles than the registers could hold: the same sums"),
+        },
+        "again": {
+            "not (again)": ("how a number that nobody changes is loaded: only registers care"),
+        },
+        "self.b.call(f, [pointer, I32(int(write)), I32(3 if write else 2), I32(1)])": {
+            "self.b.call(f, [pointer, I32(int(write)), I32(3 if write else 3), I32(1)])": (
+                "into which cache a prefetch is asked for"
+            ),
+        },
+        "if not self.fused:": {
+            "if False:": ("speaks of processors without fused multiply-add, which this one is not"),
+        },
+        "place = places[u] if u < HELD else v.integer(v.add(pixels, 8 * u), again=True)": {
+            "place = (v.integer(v.add(pixels, 8 * u), again=True))": (
+                "all places are loaded again for each tap: slower, the same places"
+            ),
+        },
+        "None if block is whole else v.first(v.add(channels, -j * v.lanes))": {
+            "(v.first(v.add(channels, -j * v.lanes)))": (
+                "whole vectors are stored under a mask of all lanes"
+            ),
+        },
+        "for rows, mask, u in zip(turned, masks, groups, strict=True):": {
+            "for rows, mask, u in zip(turned, masks, groups, strict=False):": (
+                "turned and masks are made of groups: all three have the same length"
+            ),
+        },
+        "own = [v.least(u, channels) if in_place else I64(u) for u in range(U)]": {
+            "own = [(v.least(u, channels)) for u in range(U)]": (
+                "channels after the last are the last one again instead of zeros, and are not stored"
+            ),
+        },
+        "blocks = b.sdiv(v.add(taps, L - 1), I64(L))": {
+            "blocks = b.sdiv(v.add(taps, L + 1), I64(L))": (
+                "a further block without taps: nothing of it is loaded or stored"
+            ),
+        },
+        "store, following = b.append_basic_block(), b.append_basic_block()": {
+            "(following, store) = b.append_basic_block(), b.append_basic_block()": (
+                "two new blocks of code, whichever of them is which"
+            ),
+        },
+        "pack = _packing(w.size > 2**16)": {
+            "pack = _packing(w.size >= 2**16)": (
+                "at the very threshold either version may run: they do the same"
+            ),
+        },
+    },
 }
 
 EQUIVALENT: dict[tuple[str, str, str], str] = {
