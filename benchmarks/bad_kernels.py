@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .strain import CHANGE_THREADS
+
 # A backend that is not listed gets the first of its kernels that promises the most.
 HONEST = {
     "python": "python/naive", "numpy": "numpy/shifted", "numba": "numba/parallel",
@@ -34,7 +36,8 @@ REFUSED = "not exact|outside the|must be"
 class Fault:
     """A way to be wrong, the status (or one of several) that its cell must get, and the reason's words.
 
-    ``host``: can only be seen where the arrays are in the host's memory.
+    ``host``: can only be seen where the arrays are in the host's memory; ``threads``: where a process can
+    change the number of its threads.
     """
 
     name: str
@@ -42,6 +45,14 @@ class Fault:
     status: str
     reason: str
     host: bool = False
+    threads: bool = False
+
+    def fits(self, backend: str) -> bool:
+        """Whether it can be seen there."""
+        from convzoo.backends import BACKENDS
+
+        on_host = not self.host or BACKENDS[backend].device == "cpu"
+        return on_host and (not self.threads or backend in CHANGE_THREADS)
 
     @property
     def headline(self) -> str:
@@ -51,11 +62,11 @@ class Fault:
 FAULTS: dict[str, Fault] = {}
 
 
-def must_end(status: str, reason: str = "", host: bool = False) -> Callable:
+def must_end(status: str, reason: str = "", host: bool = False, threads: bool = False) -> Callable:
     """The function below is a fault: spoil(p, honest plan, backend) -> plan."""
 
     def enter(spoil: Callable) -> Callable:
-        FAULTS[spoil.__name__] = Fault(spoil.__name__, spoil, status, reason, host)
+        FAULTS[spoil.__name__] = Fault(spoil.__name__, spoil, status, reason, host, threads)
         return spoil
 
     return enter
@@ -705,6 +716,23 @@ def changes_what_others_find(p, honest, backend):
     def run(x, weights):
         np.seterr(under="raise")
         return honest.run(x, weights)
+
+    return replace(honest, run=run)
+
+
+@must_end("wrong", f"with one thread|{REFUSED}", threads=True)
+def right_with_many_threads(p, honest, backend):
+    """Leaves the last output unwritten where it has one thread, which the timing had more of."""
+
+    def last_unwritten(y):
+        y.reshape(-1)[-1:] += 1
+        return y
+
+    spoiled = _changed(honest, backend, last_unwritten)
+
+    def run(x, weights):
+        library = sys.modules[backend.needs]
+        return (honest.run if library.get_num_threads() > 1 else spoiled)(x, weights)
 
     return replace(honest, run=run)
 

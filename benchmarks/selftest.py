@@ -82,7 +82,7 @@ def trials(backend: str, folder: Path) -> list[Trial]:
     """Bad kernels of a backend, written to ``folder``, then the honest ones."""
     found = []
     for fault in bad_kernels.FAULTS.values():
-        if fault.host and BACKENDS[backend].device != "cpu":
+        if not fault.fits(backend):
             continue
         busy = "mistrusted" in fault.status and backend != "python"
         path = bad_kernels.write(folder, backend, fault)

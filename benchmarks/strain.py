@@ -1,13 +1,15 @@
 """What a kernel promises and a timing never asks for: every call right, NaN kept, threads apart, nothing left.
 
 A timing judges a few outputs of thousands, on ordinary numbers, one call at a time. A kernel that leaves out
-what it knows will not be looked at, that is wrong now and then, that loses a NaN or what is very small, that
-mixes up two calls at once or that keeps something of each is seen here, once a cell, after the clock has stopped.
+what it knows will not be looked at, that is wrong now and then, that loses a NaN or what is very small, that is
+wrong with another number of threads, that mixes up two calls at once or that keeps something of each is seen
+here, once a cell, after the clock has stopped.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 from collections import deque
@@ -28,6 +30,7 @@ SCALES = (
     2.0**-60,
     2.0**60,
 )  # powers of two change no digit, and so large or small float32 is far from its ends
+CHANGE_THREADS = ("numba", "torch_cpu")  # backends whose number of threads a process can change
 TOO_MANY = 0.8  # objects left by a call: others may go meanwhile
 
 
@@ -125,6 +128,22 @@ def depends_on_scale(
         if not verdict.ok:
             return f"with x and b times {scale:.2g}: {verdict.why}"
     return ""
+
+
+def depends_on_threads(cell: Any) -> str:
+    """Whether a call with one thread is wrong, where the timing had more and a process can change that."""
+    from convzoo.reference import snapshot
+
+    backend, timed_with = cell.kernel.backend, int(os.environ.get("OMP_NUM_THREADS", "1"))
+    if timed_with < 2 or backend.name not in CHANGE_THREADS:
+        return ""
+    backend.set_threads(1)
+    try:
+        home = snapshot(backend, cell.once())
+    finally:
+        backend.set_threads(timed_with)
+    why = cell.wrong(0, home)
+    return f"with one thread instead of {timed_with}: {why}" if why else ""
 
 
 def crosses(cell: Any, seconds: float) -> str:

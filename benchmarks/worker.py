@@ -324,13 +324,14 @@ def _look(cell: Cell, samples: Samples, say: Callable) -> tuple[str, str]:
     """What is wrong with a cell beside its timed outputs, or doubtful, and why; why is empty if nothing is."""
     from .doubts import remembers, wait_for_threads
     from .guard import unguarded
-    from .strain import crosses, depends_on_scale, leaves, loses_nan, some_wrong
+    from .strain import crosses, depends_on_scale, depends_on_threads, leaves, loses_nan, some_wrong
 
     kernel, seconds = cell.kernel, min(samples.seconds)
     known = cell.problem, cell.host[0], cell.known(0)
     why = some_wrong(cell, samples.number, seconds)
     why = why or unguarded(kernel, cell.plan, *known, say) or loses_nan(kernel, cell.call, *known)
-    if why := why or depends_on_scale(kernel, cell.plan, *known, cell.right.get(0)):
+    why = why or depends_on_scale(kernel, cell.plan, *known, cell.right.get(0))
+    if why := why or depends_on_threads(cell):
         return "wrong", why
     doubt = remembers(cell, seconds)
     wait_for_threads()
