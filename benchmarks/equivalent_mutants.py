@@ -469,6 +469,17 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         },
     },
     "numba/pointwise": {
+        "fence()": {
+            "pass": (
+                "a thread's end waits for its stores past the caches in any case: that is a locked instruction"
+            ),
+        },
+        "form = _simd.AHEAD if p.stride == (1, 1) else _simd.PLAIN": {
+            "form = (_simd.PLAIN)": ("no pixels are asked for ahead of their use"),
+            "form = _simd.AHEAD if p.stride == (1, 2) else _simd.PLAIN": (
+                "which pixels are asked for ahead of their use: a hint, which never faults"
+            ),
+        },
         "j, at_table, clamped = geometry[0], table.ctypes.data, np.empty(16, np.int64)": {
             "j, at_table, clamped = geometry[0], table.ctypes.data, np.empty(15, np.int64)": (
                 "a tile has at most 14 pixels"
