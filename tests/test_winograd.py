@@ -147,6 +147,14 @@ def test_odd_shapes(name, registers, dtype, layout, monkeypatch):
         assert verdict.ok, f"{p}, seed {seed}: {verdict.why}"
 
 
+def test_vectors_are_as_wide_as_the_environment_says(monkeypatch):
+    monkeypatch.setenv("CONVZOO_VECTOR_BITS", "128")
+    p = Conv2d.parse(SHAPES[2])
+    assert _winograd.processor()[0] == 16 and _winograd.recipe_of(p, winograd.POINTS).lanes == 4
+    verdict = examine(convzoo.load("numba/winograd"), p, 0)
+    assert verdict.ok, verdict.why
+
+
 @pytest.mark.parametrize(
     "registers, dtype, layout",
     [

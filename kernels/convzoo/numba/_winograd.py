@@ -961,14 +961,14 @@ def launcher(dtype: str, parallel: bool):
 
 
 def processor() -> tuple[int, int]:
-    """Bytes of a vector register and how many there are, for the processor that Numba compiles for."""
-    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
-    have = set(features.split(","))
-    if not triple.startswith(("x86", "i686")):
-        return 16, 32
-    if "+fma" not in have:
+    """Bytes of a vector register and how many there are, for the processor that Numba compiles for.
+
+    CONVZOO_VECTOR_BITS forces another width, as for all vector code of ours.
+    """
+    triple = cpu_target.target_context.codegen().magic_tuple()[0]
+    if triple.startswith(("x86", "i686")) and "fma" not in _simd.features():
         raise Unsupported("needs a processor with fused multiply-add")
-    return (64, 32) if "+avx512f" in have else (32, 16)
+    return _simd.vector_bits() // 8, 32 if _simd.many_registers() else 16
 
 
 def only_3x3(p: Conv2d) -> None:
