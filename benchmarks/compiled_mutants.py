@@ -118,7 +118,7 @@ def files(globs: Sequence[str]) -> list[str]:
     return [
         name for name, users in FILES.items()
         if hasattr(os, "fork") and any(fnmatch.fnmatchcase(name, glob) for glob in globs)
-        and all(find(user).backend.why_not() is None and runs_here(user) for user in users)
+        and all(find(user).backend.why_not() is None and runs_here(user, TAILS) for user in users)
     ]  # fmt: skip
 
 

@@ -689,9 +689,9 @@ def run(
     return scores
 
 
-def runs_here(kernel: str) -> bool:
-    """Whether the kernel accepts any of the problems on this machine."""
-    return not all(_refuses(find(kernel), p) for p in PROBLEMS)
+def runs_here(kernel: str, further: Sequence[Conv2d] = ()) -> bool:
+    """Whether the kernel accepts any of the problems, or of further ones, on this machine."""
+    return not all(_refuses(find(kernel), p) for p in [*PROBLEMS, *further])
 
 
 def _score(kernel: str, some: list[Mutant], cache: str, progress: Any) -> dict[str, Any]:

@@ -267,6 +267,14 @@ def test_an_edit_leaves_other_mutants_drawn():
     assert {m for m in drawn if m in edited} <= {*compiled_mutants.drawn(edited)}
 
 
+def test_a_file_is_judged_whose_kernel_takes_few_problems():
+    pytest.importorskip(
+        "numba", reason="they are mutants of Numba's kernels: pip install convzoo[numba]"
+    )
+    name = "numba/winograd_small"  # it needs 32 channels
+    assert compiled_mutants.files([name]) == [name]
+
+
 BESIDE = """
 import ctypes, sys
 from pathlib import Path
