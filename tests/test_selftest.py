@@ -10,12 +10,13 @@ import os
 import platform
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 import convzoo
-from benchmarks import bad_kernels, compiled_mutants, mutants, selftest
+from benchmarks import bad_kernels, compiled_mutants, mutants, selftest, strain
 from benchmarks.equivalent_mutants import EQUIVALENT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -329,3 +330,20 @@ def test_bad_kernels_import_nothing_but_the_standard_library_at_the_top():
         tree = ast.parse((ROOT / "benchmarks" / f"{name}.py").read_text())
         top = {a.name for n in tree.body if isinstance(n, ast.Import) for a in n.names}
         assert top <= set(sys.stdlib_module_names), name
+
+
+@pytest.mark.parametrize("upto, found", [(250, ""), (10**9, "keeps 1 objects more after each call")])
+def test_what_some_hundred_calls_keep_is_no_leak(upto, found):
+    """A library that compiles at each call (17 ms) filled tables of its own for 250 calls, and was mistrusted."""
+    kept, calls = [], iter(range(10**9))
+
+    def call(x):
+        if next(calls) < upto:
+            kept.append(object())
+
+    backend = types.SimpleNamespace(synchronize=lambda: None)
+    cell = types.SimpleNamespace(
+        call=call, inputs=[None], problem=convzoo.Conv2d.parse("n1c1h9w9k1r3s3"),
+        kernel=types.SimpleNamespace(backend=backend),
+    )  # fmt: skip
+    assert strain.leaves(cell, 0.017) == found
