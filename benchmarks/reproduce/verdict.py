@@ -85,7 +85,8 @@ def _judge(line: dict[str, Any], cell: Cell, shared: float) -> tuple[str, agreem
     """A machine that was busy, here or there, speaks against nobody."""
     shift = agreement.shift(line["round_seconds"], list(cell.medians.values()))
     said = agreement.verdict(shift, shared)
-    if said == FAST and len(steady(cell)) < agreement.CONFIRMED // 2:
+    # half of its rounds, of which a cell with a narrow interval needs few
+    if said == FAST and 2 * len(steady(cell)) < min(len(cell.medians), agreement.CONFIRMED):
         return BUSY, shift
     if said == FAST:
         shift = agreement.shift(line["round_seconds"], steady(cell))
