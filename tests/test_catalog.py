@@ -203,7 +203,7 @@ def test_rule_behind_auto_names_kernels_that_exist():
     [
         ("n1c64h56w56k64r3s3-p1", "packed", "elementwise", "numba/winograd_small"),
         ("n1c64h56w56k64r3s3-p1", "packed", "normwise", "numba/winograd"),
-        ("n1c512h7w7k512r3s3-p1", "packed", "normwise", "numba/winograd_small"),
+        ("n1c512h7w7k512r3s3-p1", "packed", "normwise", "numba/winograd"),
         ("n16c512h7w7k512r3s3-p1", "packed", "normwise", "numba/winograd"),
         ("n1c512h7w7k512r3s3-p1", "eager", "normwise", "numba/unpacked"),
         ("n1c64h56w56k256r1s1", "eager", "elementwise", "numba/unpacked"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -65,23 +66,38 @@ def transposed(matrix):
 
 
 @pytest.mark.parametrize(
-    "r, points", [(3, winograd.POINTS), (3, winograd_small.POINTS), *winograd_decomposed.FRAMES]
+    "r, points",
+    [
+        (3, winograd.POINTS),
+        (3, winograd.FEWER),
+        (3, winograd_small.POINTS),
+        *winograd_decomposed.FRAMES,
+    ],
 )
 def test_transforms_are_exact(r, points):
-    """y = AT ((G g GT) * (BT d B)) A is the convolution of a tile, in fractions, without any rounding."""
-    AT, G, BT = _winograd.matrices(points, r)
-    m, A = len(AT), len(BT)
-    assert (len(G), m) == (A, A - r + 1) and {len(row) for row in AT + BT} == {A}
+    """y = AT ((G g GT) * (BT d B)) A is the convolution of a tile, in fractions, without any rounding.
+
+    Tiles with fewer outputs a side need fewer of the same transformed filters: the first ones.
+    """
+    A = len(points.split(",")) + 1
+    whole = _winograd.matrices(points, r)[1]
     rng = np.random.default_rng(0)
     d = [[Fraction(int(v), 7) for v in row] for row in rng.integers(-99, 100, (A, A))]
     g = [[Fraction(int(v), 5) for v in row] for row in rng.integers(-99, 100, (r, r))]
-    u, v = multiply(G, g, transposed(G)), multiply(BT, d, transposed(BT))
-    products = [[a * b for a, b in zip(*rows, strict=True)] for rows in zip(u, v, strict=True)]
-    want = [
-        [sum(d[i + k][j + s] * g[k][s] for k in range(r) for s in range(r)) for j in range(m)]
-        for i in range(m)
-    ]
-    assert multiply(AT, products, transposed(AT)) == want
+    for high, wide in itertools.product(range(1, A - r + 2), repeat=2):
+        AT, G, BT = zip(*(_winograd.matrices(points, r, n) for n in (high, wide)), strict=True)
+        for n, outputs in enumerate((high, wide)):
+            assert {len(row) for row in AT[n] + BT[n]} == {outputs + r - 1} and len(AT[n]) == outputs
+            assert G[n] == whole[: outputs + r - 1]
+        u = multiply(G[0], g, transposed(G[1]))
+        tile = [row[: wide + r - 1] for row in d[: high + r - 1]]
+        v = multiply(BT[0], tile, transposed(BT[1]))
+        products = [[a * b for a, b in zip(*rows, strict=True)] for rows in zip(u, v, strict=True)]
+        want = [
+            [sum(d[i + k][j + s] * g[k][s] for k in range(r) for s in range(r)) for j in range(wide)]
+            for i in range(high)
+        ]
+        assert multiply(AT[0], products, transposed(AT[1])) == want
 
 
 def test_small_transforms_only_add_and_halve():
@@ -99,7 +115,15 @@ def rms_error(y, want):
     return float(np.sqrt(np.mean((y.astype(np.float64) - want) ** 2)))
 
 
-@pytest.mark.parametrize("problem", ["n1c64h30w30k64r3s3-p1", "n1c256h14w14k64r3s3-p1"])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "n1c64h30w30k64r3s3-p1",
+        "n1c256h14w14k64r3s3-p1",
+        "n1c512h7w7k64r3s3-p1",
+        "n1c512h9w7k512r3s3-p1",
+    ],
+)
 @pytest.mark.parametrize("name, factor", [("numba/winograd", 4), ("numba/winograd_small", 2)])
 def test_error_is_a_small_multiple_of_the_direct_one(name, factor, problem):
     torch = pytest.importorskip("torch", reason="needs torch to compare errors with")
@@ -145,6 +169,21 @@ def test_odd_shapes(name, registers, dtype, layout, monkeypatch):
             p = dataclasses.replace(p, C=p.C + 32)  # it refuses fewer
         verdict = examine(kernel, p, seed)
         assert verdict.ok, f"{p}, seed {seed}: {verdict.why}"
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize(
+    "name, filters", [*((name, "r3s3-p1") for name in FILES), ("numba/winograd_decomposed", "r5s4-p2")]
+)
+def test_last_tiles_of_every_size(name, filters, layout):
+    """One tile in a row or a column, and several; blocks that begin and end anywhere in an image."""
+    kernel = convzoo.load(name)
+    for high, wide in itertools.product((2, 5, 7, 8), (3, 6, 8, 9)):
+        for images, channels, outputs in ((3, 33, 70), (1, 50, 17)):
+            text = f"n{images}c{channels}h{high}w{wide}k{outputs}{filters}"
+            p = dataclasses.replace(Conv2d.parse(text), layout=layout)
+            verdict = examine(kernel, p, high * wide)
+            assert verdict.ok, f"{p}: {verdict.why}"
 
 
 def test_vectors_are_as_wide_as_the_environment_says(monkeypatch):
@@ -200,8 +239,10 @@ def test_pieces_have_each_tap_once(text):
         _, G, _ = _winograd.matrices(points, r)
         G = np.array(G, np.float64)
         u = np.abs(G) @ cut[:, 0] @ np.abs(G).T  # of positive taps, so that none cancel
-        tiles = p.N * -(-p.P // (len(G) - r + 1)) * -(-p.Q // (len(G) - r + 1))
-        assert _winograd.products_of(p, r, points) == np.count_nonzero(u) * p.C * tiles
+        m = len(G) - r + 1
+        sizes = [[min(m, n - i) + r - 1 for i in range(0, n, m)] for n in (p.P, p.Q)]
+        tiles = [np.count_nonzero(u[:, :h, :w]) for h, w in itertools.product(*sizes)]
+        assert _winograd.products_of(p, r, points) == p.N * p.C * sum(tiles)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +269,7 @@ def test_error_of_pieces_is_a_small_multiple_of_the_direct_one(problem):
 @pytest.mark.parametrize("threads", [1, 2, 3, 7, 64])
 @pytest.mark.parametrize(
     "points, r, cut",
-    [(winograd.POINTS, 3, False), (winograd_small.POINTS, 3, False)]
+    [(points, 3, False) for points in (winograd.POINTS, winograd.FEWER, winograd_small.POINTS)]
     + [(points, r, True) for r, points in winograd_decomposed.FRAMES],
 )
 def test_every_split_computes_all_outputs(points, r, cut, threads):

@@ -233,9 +233,7 @@ def _rule_for_numpy(p: Conv2d, packed: bool, accuracy: str) -> list[str]:
         return ["numba/winograd_decomposed", *order]
     winograd = []
     if accuracy != "elementwise" and inputs >= 8 and outputs >= 12 and pixels >= (0 if packed else 400):
-        # its filters come from memory, for a few tiles each
-        outgrown = 36 * p.K * p.C * p.itemsize > 24e6 and pixels < 8 * 16
-        winograd = [] if outgrown else ["numba/winograd"]
+        winograd = ["numba/winograd"]
     if outputs >= 24 and pixels >= least:
         winograd = [*winograd, "numba/winograd_small"]
     return [*winograd, *order]

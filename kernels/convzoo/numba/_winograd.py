@@ -7,12 +7,23 @@ transforms, and the turn of planes of pixels into vectors of channels. ``Code`` 
 
 A filter of r x r taps with stride 1 is taken as it is. Others are cut into pieces of at most r x r taps,
 which become channels (``layer``): D = C times the pieces. Arrays inside, for vectors of L lanes, tiles of
-m x m outputs, A = m + r - 1 and F = A * A frequencies:
+m x m outputs, A = m + r - 1 and F = A * A frequencies, infinity first:
 
     u[K/2L][F][D][2L]       transformed filters; a panel is 2L output channels
     V[F][sub][D/L][tb][L]   transformed tiles of a block; a sub-block is what one product takes
     M[F][tiles][2L]         products of the block with one panel
     S[rows][columns][L]     pixels on their way from planes to vectors of channels, or back
+
+A last tile with e < m outputs in a row or a column needs only e + r - 1 of its A frequencies there. Those
+are the first ones, so that all tiles share the filters (``matrices``); the others have fewer tiles to
+multiply. Of a block, tiles come in this order: those in the last column, those in neither the last column
+nor the last row, those in the last row, the one in both. Then each frequency has its tiles side by side:
+
+    in the last column and row   its tiles
+    both                         all
+    the column alone             those not in the last row: the first and the second kind
+    the row alone                those not in the last column: the second kind and what follows
+    neither                      the second kind
 
 Code is compiled once for one dtype, layout, number of lanes, r and list of points; shapes are run-time
 numbers. Lanes and registers are parameters, so that AVX2 code is tested on a machine with AVX-512.
@@ -26,7 +37,7 @@ import itertools
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -42,7 +53,7 @@ from convzoo.plan import Plan, Unsupported
 from convzoo.problem import Conv2d
 
 ir = cgutils.ir  # llvmlite's, as Numba itself imports it
-CHUNK = 64  # channels summed in registers before the sum goes to M: short chains keep the error small
+CHUNK = 32  # channels summed in registers before the sum goes to M: short chains keep the error small
 STAGGER = 192  # bytes between the frequencies of V, lest multiples of 4096 evict each other
 CACHE = 600e3  # bytes of V that stay in the second-level cache beside M and a panel
 SHARED_CACHE = 16e6  # bytes of panels that stay in the last-level cache from one call to the next
@@ -76,6 +87,11 @@ class Recipe(NamedTuple):
         return self.A - self.r + 1
 
     @property
+    def chunk(self) -> int:
+        """Channels that a product sums; tiles of 2 outputs, whose points are 0 and 1, multiply no errors."""
+        return CHUNK if self.m > 2 else 2 * CHUNK
+
+    @property
     def vector(self) -> int:
         """Bytes of one vector."""
         return self.lanes * np.dtype(self.dtype).itemsize
@@ -103,12 +119,15 @@ class Recipe(NamedTuple):
 # --- the transforms, exactly -------------------------------------------------------------------------
 
 
-def matrices(points: str, r: int = 3) -> tuple[list, list, list]:
-    """AT, G and BT of y = AT ((G g GT) * (BT d B)) A, by Toom and Cook, at ``points`` and infinity.
+def matrices(points: str, r: int = 3, outputs: int | None = None) -> tuple[list, list, list]:
+    """AT, G and BT of y = AT ((G g GT) * (BT d B)) A, by Toom and Cook, at infinity and ``points``.
 
-    g is an r x r filter, d a tile of A = points + 1 pixels a side; y has A - r + 1 outputs a side.
+    g is an r x r filter, d a tile of A = points + 1 pixels a side; y has A - r + 1 outputs a side. For a
+    tile with fewer ``outputs`` the last points are left out, and BT is scaled for the same G: it has as
+    many rows less, and where it differs, in a norm, G stays.
     """
-    at = [Fraction(point) for point in points.split(",")]
+    every = [Fraction(point) for point in points.split(",")]
+    at = every[: len(every) if outputs is None else outputs + r - 2]
     A = len(at) + 1
 
     def roots(some: list[Fraction]) -> list[Fraction]:
@@ -118,13 +137,13 @@ def matrices(points: str, r: int = 3) -> tuple[list, list, list]:
             poly = [low - root * high for low, high in zip([0, *poly], [*poly, 0], strict=True)]
         return [*poly, *[Fraction(0)] * (A - len(poly))]
 
-    without = [[b for b in at if b != a] for a in at]
-    norms = [
-        math.prod((a - b for b in rest), start=Fraction(1)) for a, rest in zip(at, without, strict=True)
-    ]
-    AT = [[a**i for a in at] + [Fraction(i == A - r)] for i in range(A - r + 1)]
-    G = [[a**t / norm for t in range(r)] for a, norm in zip(at, norms, strict=True)]
-    return AT, [*G, [Fraction(t == r - 1) for t in range(r)]], [roots(rest) for rest in [*without, at]]
+    def norm(a: Fraction, some: list[Fraction]) -> Fraction:
+        return math.prod((a - b for b in some if b != a), start=Fraction(1))
+
+    AT = [[Fraction(i == A - r)] + [a**i for a in at] for i in range(A - r + 1)]
+    G = [[a**t / norm(a, every) for t in range(r)] for a in at]
+    BT = [[norm(a, every[len(at) :]) * c for c in roots([b for b in at if b != a])] for a in at]
+    return AT, [[Fraction(t == r - 1) for t in range(r)], *G], [roots(at), *BT]
 
 
 # --- vector code -------------------------------------------------------------------------------------
@@ -345,10 +364,40 @@ def _operation(recipe: Recipe, body: Callable):
 @cache
 def operations(recipe: Recipe) -> SimpleNamespace:
     """The functions for one recipe, each named for what it does; all arguments are int64."""
-    AT, G, BT = matrices(recipe.points, recipe.r)
-    points = [Fraction(point) for point in recipe.points.split(",")]
-    pairs = [i for i, (a, b) in enumerate(itertools.pairwise(points)) if a == -b]
     A, L, vector, pitch = recipe.A, recipe.lanes, recipe.vector, pitch_of(recipe)
+    m, r = recipe.m, recipe.r
+    points = [Fraction(point) for point in recipe.points.split(",")]
+    pairs = [i for i, (a, b) in enumerate(itertools.pairwise(points), start=1) if a == -b]
+    G = matrices(recipe.points, r)[1]
+    AT, BT = {}, {}  # by the outputs of a tile in a column or in a row
+    for outputs in range(1, m + 1):
+        AT[outputs], _, BT[outputs] = matrices(recipe.points, r, outputs)
+
+    def pairs_of(outputs):
+        return [i for i in pairs if i + 1 < outputs + r - 1]
+
+    def case(c, number, bodies, *values):
+        """The body of that number, from 1 on: functions apart, each with all registers for itself."""
+        b, exits = c.b, []
+        default = b.append_basic_block()
+        switch = b.switch(number, default)
+        for n, body in enumerate(bodies, start=1):
+            block = b.append_basic_block()
+            switch.add_case(I64(n), block)
+            b.position_at_end(block)
+            kind = ir.FunctionType(ir.VoidType(), [I64] * len(values))
+            one = ir.Function(b.module, kind, f"{b.function.name}_{n}")
+            one.linkage = "internal"
+            one.attributes.add("noinline")
+            inner = ir.IRBuilder(one.append_basic_block())
+            body(Code(inner, recipe), *one.args)
+            inner.ret_void()
+            b.call(one, values)
+            exits.append(b.block)
+        for block in exits:
+            b.position_at_end(block)
+            b.branch(default)
+        b.position_at_end(default)
 
     def clear(c, to, n):
         """n vectors of zeros."""
@@ -453,69 +502,69 @@ def operations(recipe: Recipe) -> SimpleNamespace:
 
         c.loop(n, one, c.b.sub(x, c.b.mul(lane, I64(c.size))), to)
 
-    def columns(c, x, row, column, to, n):
-        """BT d for n columns of A pixels; ``to`` may be where they come from."""
+    def columns(c, x, row, column, to, n, high):
+        """BT d for n columns of pixels of tiles with ``high`` outputs; ``to`` may be where they come from."""
+        case(c, high, [partial(columns_of, outputs) for outputs in BT], x, row, column, to, n)
 
+    def columns_of(high, c, x, row, column, to, n):
         def one(i, source, target):
-            d = [c.load(c.b.add(source, c.b.mul(row, I64(k)))) for k in range(A)]
-            for k, v in enumerate(c.input_transform(BT, pairs, d)):
+            d = [c.load(c.b.add(source, c.b.mul(row, I64(k)))) for k in range(high + r - 1)]
+            for k, v in enumerate(c.input_transform(BT[high], pairs_of(high), d)):
                 c.store(v, target, k * pitch * vector)
             return c.b.add(source, column), c.b.add(target, I64(vector))
 
         c.loop(n, one, x, to)
 
-    def rows(c, source, V, stride):
-        """(BT d) B of one tile, to F vectors that lie ``stride`` bytes apart.
+    def rows(c, source, n, V, shared, further, stride, wide):
+        """(BT d) B of n rows of a tile with ``wide`` outputs, to vectors that lie ``stride`` bytes apart.
 
-        Apart from ``columns``, because A * A vectors do not fit in the registers.
+        Those past the first ``shared`` of a row lie ``further`` away. Apart from ``columns``, because A * A
+        vectors do not fit in the registers.
         """
-        for i in range(A):
-            d = [c.load(source, (i * pitch + k) * vector) for k in range(A)]
-            for v in c.input_transform(BT, pairs, d):
-                c.store(v, V)
-                V = c.b.add(V, stride)
+        values = source, n, V, shared, further, stride
+        case(c, wide, [partial(rows_of, outputs) for outputs in BT], *values)
 
-    def outputs(c, M, stride, bias, y, row, column):
-        """AT M A and the bias, for one tile and L channels."""
+    def rows_of(wide, c, source, n, V, shared, further, stride):
+        b, a = c.b, wide + r - 1
+        past = [b.select(b.icmp_signed("<", I64(k), shared), I64(0), further) for k in range(a)]
+        steps = [b.add(b.mul(stride, I64(k)), past[k]) for k in range(a)]
+
+        def one(i, source, V):
+            d = [c.load(source, k * vector) for k in range(a)]
+            for step, v in zip(steps, c.input_transform(BT[wide], pairs_of(wide), d), strict=True):
+                c.store(v, b.add(V, step))
+            return b.add(source, I64(pitch * vector)), b.add(V, b.mul(stride, I64(A)))
+
+        c.loop(n, one, source, V)
+
+    def outputs(c, M, stride, bias, y, row, column, high, wide):
+        """AT M A and the bias, for L channels of one tile with ``high`` x ``wide`` outputs."""
+        bodies = [partial(outputs_of, high, wide) for high in AT for wide in AT]
+        number = c.b.add(c.b.mul(c.b.sub(high, I64(1)), I64(m)), wide)
+        case(c, number, bodies, M, stride, bias, y, row, column)
+
+    def outputs_of(high, wide, c, M, stride, bias, y, row, column):
         b = c.load(bias)
         half = []
-        for _ in range(A):  # M[i][j] in rows: j runs fastest
-            line = []
-            for _ in range(A):
-                line.append(c.load(M))
-                M = c.b.add(M, stride)
-            half.append(c.output_transform(AT, pairs, line))
-        for j in range(recipe.m):
+        for _ in range(high + r - 1):  # M[i][j] in rows: j runs fastest
+            line, at = [], M
+            for _ in range(wide + r - 1):
+                line.append(c.load(at))
+                at = c.b.add(at, stride)
+            half.append(c.output_transform(AT[wide], pairs_of(wide), line))
+            M = c.b.add(M, c.b.mul(stride, I64(A)))
+        for j in range(wide):
             at = c.b.add(y, c.b.mul(column, I64(j)))
-            for v in c.output_transform(AT, pairs, [line[j] for line in half]):
+            for v in c.output_transform(AT[high], pairs_of(high), [line[j] for line in half]):
                 c.store(c.b.fadd(v, b), at)
                 at = c.b.add(at, row)
 
     def product(c, tiles, V, u, M, channels, onto):
         """M[tiles][2L] = V[channels / L][tiles][L] x u[channels][2L], added to M where ``onto`` is 1."""
-        b, exits = c.b, []
-        default = b.append_basic_block()
-        switch = b.switch(tiles, default)
-        for n in range(1, recipe.tiles + 1):
-            block = b.append_basic_block()
-            switch.add_case(I64(n), block)
-            b.position_at_end(block)
-            kind = ir.FunctionType(ir.VoidType(), [I64] * 5)
-            one = ir.Function(b.module, kind, f"{b.function.name}_{n}")
-            one.linkage = "internal"
-            one.attributes.add("noinline")
-            inner = ir.IRBuilder(one.append_basic_block())
-            product_of(Code(inner, recipe), n, *one.args)
-            inner.ret_void()
-            b.call(one, [V, u, M, channels, onto])
-            exits.append(b.block)
-        b.position_at_end(default)
-        for block in exits:
-            b.position_at_end(block)
-            b.branch(default)
-        b.position_at_end(default)
+        bodies = [partial(product_of, n) for n in range(1, recipe.tiles + 1)]
+        case(c, tiles, bodies, V, u, M, channels, onto)
 
-    def product_of(c, tiles, V, u, M, channels, onto):
+    def product_of(tiles, c, V, u, M, channels, onto):
         """One channel a trip: in a longer body LLVM fetches pixels early and spills the sums."""
         b = c.b
 
@@ -544,7 +593,7 @@ def operations(recipe: Recipe) -> SimpleNamespace:
     def filters(c, taps, u, stride, channels):
         """u = G g GT of one panel of filters, whose taps lie in the order c, r, s; frequencies lie
         ``stride`` bytes apart. In float64, rounded once."""
-        d, r = Code(c.b, recipe._replace(dtype="float64")), recipe.r
+        d = Code(c.b, recipe._replace(dtype="float64"))
         widen, narrow = (c.b.fpext, c.b.fptrunc) if c.size == 4 else (lambda v, _: v,) * 2
 
         def channel(i, taps, u):
@@ -622,10 +671,12 @@ def pieces_of(p: Conv2d, r: int) -> Pieces:
 
 def products_of(p: Conv2d, r: int, points: str) -> int:
     """How many products pieces of r x r taps need, for all tiles of one channel of y."""
-    A, pieces = len(points.split(",")) + 1, pieces_of(p, r)
-    m, (one, two, three) = A - r + 1, pieces.starts
-    in_a_tile = (A - 1) ** 2 * len(pieces.at) + (A - 1) * (two + three - one) + two - one
-    return p.N * -(-p.P // m) * -(-p.Q // m) * in_a_tile * p.C
+    m, pieces = len(points.split(",")) + 2 - r, pieces_of(p, r)
+    one, two, three = pieces.starts
+    high, wide = -(-p.P // m), -(-p.Q // m)  # tiles, each with one frequency at infinity
+    finite = p.P + high * (r - 2), p.Q + wide * (r - 2)  # frequencies of the others, of all tiles
+    in_an_image = finite[0] * finite[1] * len(pieces.at) + finite[0] * wide * (three - one)
+    return p.N * p.C * (in_an_image + high * finite[1] * two + high * wide * (two - one))
 
 
 class Numbers(NamedTuple):
@@ -645,21 +696,82 @@ class Numbers(NamedTuple):
     tile_parts: int  # part i * panel_parts + j does the i-th share of the blocks
     panel_parts: int  # and of them the j-th share of the panels
     blocks: int
-    block: int  # tiles for which V and M have room
-    tb: int  # of them one product takes
+    V_room: int  # tiles of a frequency
+    M_room: int
     bytes: int  # of the scratch memory of one part
     D: int  # channels of all pieces
     one: int  # Pieces.starts, in channels
     two: int
     three: int
+    at_once: tuple[int, ...]  # how many tiles one product takes, where a frequency has 0, 1, 2, ...
     offsets: tuple[int, ...]  # row and column of the first pixel for each piece, counted from x[0, 0]
 
     @property
     def flat(self) -> np.ndarray:
-        return np.array([*self[:-1], *self.offsets], np.int64)
+        return np.array([*self[:-2], *self.at_once, *self.offsets], np.int64)
 
 
-OFFSETS = len(Numbers._fields) - 1
+AT_ONCE = len(Numbers._fields) - 2  # where these begin
+
+
+def block_of(recipe: Recipe) -> int:
+    """The most tiles of a block."""
+    return 8 * recipe.tiles
+
+
+@njit
+def counts(grid, n, i, j):
+    """How many tiles come before tile (i, j) of image n: in the last column, in none, in the last row, in both.
+
+    The last column and row count only where they are ragged: where their tiles have fewer than m outputs.
+    """
+    high, wide, ragged_h, ragged_w = grid
+    column = ragged_w * (n * high + i)
+    row = ragged_h * (n * wide + (j if i == high - 1 else 0))
+    both = ragged_h * ragged_w * n
+    return column - both, (n * high + i) * wide + j - column - row + both, row - both, both
+
+
+@njit
+def order_of(grid, begin, end):
+    """How many tiles a block has of each kind, and what to add to the counts for places in the block."""
+    high, wide, _, _ = grid
+    first = counts(grid, begin // (high * wide), begin // wide % high, begin % wide)
+    last = counts(grid, end // (high * wide), end // wide % high, end % wide)
+    a, b, c, d = last[0] - first[0], last[1] - first[1], last[2] - first[2], last[3] - first[3]
+    return (a, b, c, d), (-first[0], a - first[1], a + b - first[2], a + b + c - first[3])
+
+
+@njit
+def place_of(grid, shift, n, i, j):
+    """Where a tile comes in its block."""
+    high, wide, ragged_h, ragged_w = grid
+    count = counts(grid, n, i, j)
+    in_row, in_column = ragged_h * (i == high - 1) == 1, ragged_w * (j == wide - 1) == 1
+    if in_row:
+        return count[3] + shift[3] if in_column else count[2] + shift[2]
+    return count[0] + shift[0] if in_column else count[1] + shift[1]
+
+
+@njit
+def tiles_of(kinds, in_row, in_column):
+    """The first tile of a block, and how many, for a frequency that the last row and column have or not."""
+    n = kinds[1]
+    if in_row:
+        n += kinds[2]
+    if in_column:
+        n += kinds[0]
+        if in_row:
+            n += kinds[3]
+    return 0 if in_column else kinds[0], n
+
+
+@njit
+def slot_of(numbers, kinds, place, cb, blocks, in_row, in_column):
+    """Which vector of a frequency of V has block ``cb`` of the channels of a tile."""
+    first, n = tiles_of(kinds, in_row, in_column)
+    tb, q = numbers[AT_ONCE + n], place - first
+    return (q // tb * blocks + cb) * tb + q % tb
 
 
 @cache
@@ -670,8 +782,8 @@ def work_of(recipe: Recipe) -> Callable:
     read_planes, write_planes = do.read_planes, do.write_planes
     gather_planes, merge_pixels = do.gather_planes, do.merge_pixels
     transform_columns, transform_rows, outputs, product = do.columns, do.rows, do.outputs, do.product
-    size, m, r, F = vector // L, recipe.m, recipe.r, A * A
-    pitch = pitch_of(recipe)
+    size, m, r, F, chunk = vector // L, recipe.m, recipe.r, A * A, recipe.chunk
+    pitch, OFFSETS = pitch_of(recipe), AT_ONCE + 1 + block_of(recipe)
     line = L // math.gcd(L, m)  # tiles whose outputs fill vectors of pixels
     nhwc = recipe.layout == "nhwc"
 
@@ -696,26 +808,27 @@ def work_of(recipe: Recipe) -> Callable:
                 clear(at + inside * vector, pixels - before - inside)
 
     @njit(inline="always")
-    def read_strip(x, S, C, H, W, n, h, w, c, down, right, columns):
+    def read_strip(x, S, C, H, W, n, h, w, c, down, right, columns, high):
         """BT d of the columns of a strip of tiles, for one vector of channels of one piece."""
+        rows = high + r - 1
         pixels = (columns - 1) * right + 1
         before = min(max(-w, 0), pixels)  # columns of padding
         inside = max(min(pixels, W - w) - before, 0)
-        if nhwc and C - c >= L and inside == pixels and h >= 0 and h + (A - 1) * down < H:
+        if nhwc and C - c >= L and inside == pixels and h >= 0 and h + (rows - 1) * down < H:
             source = x + (((n * H + h) * W + w) * C + c) * size
-            transform_columns(source, down * W * C * size, right * C * size, S, columns)
+            transform_columns(source, down * W * C * size, right * C * size, S, columns, high)
         else:
-            for i in range(A):
+            for i in range(rows):
                 row = S + i * pitch * vector
                 read_row(x, row, C, H, W, n, h + i * down, w, c, pixels, before, inside)
-            transform_columns(S, pitch * vector, right * vector, S, columns)
+            transform_columns(S, pitch * vector, right * vector, S, columns, high)
 
     @njit(inline="always")
-    def read_shared(x, S, numbers, n, h, w, d, lanes, columns):
+    def read_shared(x, S, numbers, n, h, w, d, lanes, columns, high):
         """BT d of the columns of a strip of tiles, for one vector whose lanes are of several pieces."""
         C, H, W, down, right = numbers[0], numbers[1], numbers[2], numbers[6], numbers[7]
-        image = x + n * C * H * W * size
-        for i in range(A):
+        image, rows = x + n * C * H * W * size, high + r - 1
+        for i in range(rows):
             row = S + i * pitch * vector
             if nhwc:
                 clear(row, columns)
@@ -733,59 +846,102 @@ def work_of(recipe: Recipe) -> Callable:
             left, top = w + numbers[OFFSETS + piece * 2 + 1], h + numbers[OFFSETS + piece * 2]
             first = max(0, (right - 1 - left) // right)
             inside = min(columns, (right - 1 + W - left) // right) - first
-            for i in range(A):
+            for i in range(rows):
                 row = top + i * down
                 if row >= 0 and row < H and inside > 0:
                     source = image + ((row * W + left + first * right) * C + channel) * size
                     to = S + (i * pitch + first) * vector
                     merge_pixels(source, right * C * size, to, inside, lane, some)
             lane += some
-        transform_columns(S, pitch * vector, vector, S, columns)
+        transform_columns(S, pitch * vector, vector, S, columns, high)
 
     @njit(inline="always")
-    def read_block(x, V, S, numbers, stride, begin, end, tb):
-        C, H, W, down, right = numbers[0], numbers[1], numbers[2], numbers[6], numbers[7]
-        high, wide, D = numbers[8], numbers[9], numbers[17]
+    def store_tile(
+        source, V, numbers, kinds, place, cb, blocks, stride, shared_h, shared_w, tall, broad
+    ):
+        """Finish the transform of a tile with ``tall`` x ``broad`` outputs."""
+        to = slot_of(numbers, kinds, place, cb, blocks, True, True) * vector
+        aside = to
+        if broad == m and shared_w < A:
+            aside = slot_of(numbers, kinds, place, cb, blocks, True, False) * vector
+        rows = min(shared_h, tall + r - 1)
+        transform_rows(source, rows, V + to, shared_w, aside - to, stride, broad)
+        if rows < tall + r - 1:
+            to = slot_of(numbers, kinds, place, cb, blocks, False, True) * vector
+            aside = to
+            if broad == m and shared_w < A:
+                aside = slot_of(numbers, kinds, place, cb, blocks, False, False) * vector
+            source += rows * pitch * vector
+            at = V + rows * A * stride + to
+            transform_rows(source, A - rows, at, shared_w, aside - to, stride, broad)
+
+    @njit(inline="always")
+    def read_block(x, V, S, numbers, grid, kinds, shift, stride, begin, end):
+        C, H, W, P, Q, down, right = (
+            numbers[0], numbers[1], numbers[2], numbers[4], numbers[5], numbers[6], numbers[7],
+        )  # fmt: skip
+        (high, wide, _, _), D = grid, numbers[17]
         strip = ((pitch - 1) // right + 2 - r) // m  # tiles whose pixels fit in a row of S
         blocks = (D + L - 1) // L
+        # frequencies that the tiles of the last row and column have, too
+        shared_h, shared_w = P - (high - 1) * m + r - 1, Q - (wide - 1) * m + r - 1
         for cb in range(blocks):
             lanes = min(L, D - cb * L)
             tile = begin
             while tile < end:
                 n, i, j = tile // (high * wide), tile // wide % high, tile % wide
                 some = min(strip, wide - j, end - tile)
-                columns = some * m + r - 1
+                tall = min(m, P - i * m)
+                columns = min(some * m, Q - j * m) + r - 1
                 d = cb * L
                 if C - d % C >= lanes:
                     h = i * m * down + numbers[OFFSETS + d // C * 2]
                     w = j * m * right + numbers[OFFSETS + d // C * 2 + 1]
-                    read_strip(x, S, C, H, W, n, h, w, d % C, down, right, columns)
+                    read_strip(x, S, C, H, W, n, h, w, d % C, down, right, columns, tall)
                 else:
-                    read_shared(x, S, numbers, n, i * m * down, j * m * right, d, lanes, columns)
+                    h, w = i * m * down, j * m * right
+                    read_shared(x, S, numbers, n, h, w, d, lanes, columns, tall)
                 for t in range(some):
-                    q = tile - begin + t
-                    slot = V + ((q // tb * blocks + cb) * tb + q % tb) * vector
-                    transform_rows(S + t * m * vector, slot, stride)
+                    source, broad = S + t * m * vector, min(m, Q - (j + t) * m)
+                    place = place_of(grid, shift, n, i, j + t)
+                    store_tile(
+                        source,
+                        V,
+                        numbers,
+                        kinds,
+                        place,
+                        cb,
+                        blocks,
+                        stride,
+                        shared_h,
+                        shared_w,
+                        tall,
+                        broad,
+                    )
                 tile += some
 
     @njit(inline="always")
-    def multiply_block(V, u, M, numbers, V_stride, M_stride, subs, tb):
+    def multiply_block(V, u, M, numbers, grid, kinds, V_stride, M_stride):
+        P, Q, (high, wide, _, _) = numbers[4], numbers[5], grid
         D, one, two, three = numbers[17], numbers[18], numbers[19], numbers[20]
+        shared_h, shared_w = P - (high - 1) * m + r - 1, Q - (wide - 1) * m + r - 1
         blocks = (D + L - 1) // L
         for f in range(F):
+            begin, n = tiles_of(kinds, f // A < shared_h, f % A < shared_w)
+            tb = numbers[AT_ONCE + n]
             # at infinity pieces that are not whole have filters of zeros; one channel clears M
-            first = one // L * L if f % A == A - 1 else 0
+            first = one // L * L if f % A == 0 else 0
             last = D
-            if f // A == A - 1:
+            if f < A:
                 last = max(two, first + 1)
-            elif f % A == A - 1:
+            elif f % A == 0:
                 last = max(three, first + 1)
-            for sub in range(subs):
-                for d in range(first, last, CHUNK):
-                    pixels = V + f * V_stride + (sub * blocks + d // L) * tb * vector
-                    sums = M + f * M_stride + sub * tb * 2 * vector
+            for q in range(0, n, tb):
+                for d in range(first, last, chunk):
+                    pixels = V + f * V_stride + (q * blocks + d // L * tb) * vector
+                    sums = M + f * M_stride + (begin + q) * 2 * vector
                     weights = u + (f * D + d) * 2 * vector
-                    product(tb, pixels, weights, sums, min(CHUNK, last - d), d - first)
+                    product(tb, pixels, weights, sums, min(chunk, last - d), d - first)
 
     @njit(inline="always")
     def write_rows(S, y, K, P, Q, n, k, h, w, rows, columns):
@@ -802,46 +958,47 @@ def work_of(recipe: Recipe) -> Callable:
                     write_planes(source + q * vector, target + q * size, P * Q * size, some, channels)
 
     @njit(inline="always")
-    def write_block(M, bias, y, S, K, P, Q, high, wide, stride, begin, end, panel):
+    def write_block(M, bias, y, S, numbers, grid, shift, stride, begin, end, panel):
+        K, P, Q, (high, wide, _, _) = numbers[3], numbers[4], numbers[5], grid
         for k in range(panel * 2 * L, min(K, (panel + 1) * 2 * L), L):
             tile = begin
             while tile < end:  # tiles next to each other, whose rows of y are whole cache lines
-                n, h, w = tile // (high * wide), tile // wide % high * m, tile % wide * m
-                some = min(line - tile % wide % line, wide - tile % wide, end - tile)
+                n, i, j = tile // (high * wide), tile // wide % high, tile % wide
+                h, w, some = i * m, j * m, min(line - j % line, wide - j, end - tile)
                 rows, columns = min(m, P - h), min(some * m, Q - w)
-                source = M + ((tile - begin) * 2 * L + k - panel * 2 * L) * size
-                at_once = nhwc and rows == m and columns == some * m and K - k >= L
+                at_once = nhwc and K - k >= L
                 to, row, column = S, line * m * vector, vector
                 if at_once:
                     to, row, column = y + (((n * P + h) * Q + w) * K + k) * size, Q * K * size, K * size
                 for t in range(some):
-                    tile_of_M, tile_of_y = source + t * 2 * vector, to + t * m * column
-                    outputs(tile_of_M, stride, bias + k * size, tile_of_y, row, column)
+                    place = place_of(grid, shift, n, i, j + t)
+                    tile_of_M = M + (place * 2 * L + k - panel * 2 * L) * size
+                    tile_of_y, broad = to + t * m * column, min(m, columns - t * m)
+                    outputs(tile_of_M, stride, bias + k * size, tile_of_y, row, column, rows, broad)
                 if not at_once:
                     write_rows(S, y, K, P, Q, n, k, h, w, rows, columns)
                 tile += some
 
     def work(part, x, u, bias, y, scratch, numbers):
-        K, P, Q, high, wide, tiles = (
-            numbers[3], numbers[4], numbers[5], numbers[8], numbers[9], numbers[10],
-        )  # fmt: skip
-        tile_parts, panel_parts, blocks, block = numbers[11], numbers[12], numbers[13], numbers[14]
-        tb, part_bytes, D = numbers[15], numbers[16], numbers[17]
-        V_stride = block * ((D + L - 1) // L) * vector + STAGGER
-        M_stride = block * 2 * vector + vector
+        K, tiles, tile_parts, panel_parts = numbers[3], numbers[10], numbers[11], numbers[12]
+        blocks, V_room, M_room = numbers[13], numbers[14], numbers[15]
+        part_bytes, D = numbers[16], numbers[17]
+        V_stride = V_room * ((D + L - 1) // L) * vector + STAGGER
+        M_stride = M_room * 2 * vector + vector
         V = scratch + part * part_bytes
         M = V + F * V_stride
         S = M + F * M_stride + 2048
         i, j = part // panel_parts, part % panel_parts
         panels = (K + 2 * L - 1) // (2 * L)
+        grid = numbers[8], numbers[9], min(1, numbers[4] % m), min(1, numbers[5] % m)
         for b in range(blocks * i // tile_parts, blocks * (i + 1) // tile_parts):
             begin, end = tiles * b // blocks, tiles * (b + 1) // blocks
-            subs = (end - begin + tb - 1) // tb
-            read_block(x, V, S, numbers, V_stride, begin, end, tb)
+            kinds, shift = order_of(grid, begin, end)
+            read_block(x, V, S, numbers, grid, kinds, shift, V_stride, begin, end)
             for panel in range(panels * j // panel_parts, panels * (j + 1) // panel_parts):
                 weights = u + panel * F * D * 2 * vector
-                multiply_block(V, weights, M, numbers, V_stride, M_stride, subs, tb)
-                write_block(M, bias, y, S, K, P, Q, high, wide, M_stride, begin, end, panel)
+                multiply_block(V, weights, M, numbers, grid, kinds, V_stride, M_stride)
+                write_block(M, bias, y, S, numbers, grid, shift, M_stride, begin, end, panel)
 
     recipe.name(work)
     return work
@@ -991,48 +1148,61 @@ def numbers_of(p: Conv2d, recipe: Recipe, threads: int) -> Numbers:
     with 50 to begin and end each call; panels, read once a block, from the shared cache or from memory;
     V, read once a panel where it has outgrown the thread's cache; transforms.
     """
-    m, L, F, vector = recipe.m, recipe.lanes, recipe.A**2, recipe.vector
-    pieces = pieces_of(p, recipe.r)
+    m, A, L, vector = recipe.m, recipe.A, recipe.lanes, recipe.vector
+    F, pieces = A**2, pieces_of(p, recipe.r)
     D = len(pieces.at) * p.C
     high, wide = -(-p.P // m), -(-p.Q // m)
     all_tiles, blocks_of_D, panels = p.N * high * wide, -(-D // L), -(-p.K // (2 * L))
     u = panels * F * D * 2 * vector
+    # frequencies that the last row and the last column have and have not, and the tiles of both kinds
+    kinds = [
+        ((n + recipe.r - 1 - (tiles - 1) * m, tiles), (m * tiles - n, tiles - 1))
+        for n, tiles in ((p.P, high), (p.Q, wide))
+    ]
+    of_frequencies = [(a * b, p.N * h * w) for a, h in kinds[0] for b, w in kinds[1] if a * b]
 
     @cache
     def products(tiles: int) -> tuple[int, int, int]:
         """Cycles of one frequency and panel, the sub-blocks and their tiles, for a block of tiles."""
         return min(
-            (-(-tiles // tb) * (D * max(tb, 4) + 50 * -(-D // CHUNK)), -(-tiles // tb), tb)
+            (-(-tiles // tb) * (D * max(tb, 4) + 50 * -(-D // recipe.chunk)), -(-tiles // tb), tb)
             for tb in range(1, recipe.tiles + 1)
         )
+
+    def room(tiles: int) -> int:
+        _, subs, tb = products(tiles)
+        return subs * tb
 
     best = None
     shares = {2**i for i in range(20)} | {min(threads, panels)}
     for panel_parts in sorted(n for n in shares if n <= min(threads, panels)):
         tile_parts = min(threads // panel_parts, all_tiles)
         mine = -(-panels // panel_parts)
-        for most in range(1, min(8 * recipe.tiles, -(-all_tiles // tile_parts)) + 1):
+        for most in range(1, min(block_of(recipe), -(-all_tiles // tile_parts)) + 1):
             blocks = -(-all_tiles // (most * tile_parts)) * tile_parts
             tiles = -(-all_tiles // blocks)
-            product, subs, tb = products(tiles)
-            V = F * subs * tb * blocks_of_D * vector
-            cycles = mine * F * product
+            some = [(n, -(-of_all // blocks)) for n, of_all in of_frequencies]
+            V = sum(n * room(here) for n, here in some) * blocks_of_D * vector
+            cycles = mine * sum(n * products(here)[0] for n, here in some)
             cycles += mine * F * D * 2 * vector / (80 if u <= SHARED_CACHE else 16)
             cycles += mine * V / 50 * (V > CACHE)
             cycles += tiles * blocks_of_D * 8 * F + mine * 2 * tiles * 4 * F
             cycles *= blocks // tile_parts
             if best is None or cycles < 0.99 * best[0]:
-                best = cycles, tile_parts, panel_parts, blocks, subs * tb, tb
+                best = cycles, tile_parts, panel_parts, blocks, tiles
     assert best is not None
-    _, tile_parts, panel_parts, blocks, block, tb = best
-    need = F * (block * blocks_of_D * vector + STAGGER + (2 * block + 1) * vector)
-    need += recipe.A * pitch_of(recipe) * vector + 2048
+    _, tile_parts, panel_parts, blocks, tiles = best
+    V_room = max(room(n) for n in range(1, tiles + 1))
+    M_room = max(tiles - n + room(n) for n in range(1, tiles + 1))
+    need = F * (V_room * blocks_of_D * vector + STAGGER + (2 * M_room + 1) * vector)
+    need += A * pitch_of(recipe) * vector + 2048
     need = -(-need // 4096) * 4096 + 320  # parts begin 320 bytes apart modulo 4096
     offsets = [(h - p.padding[0], w - p.padding[2]) for h, w in pieces.at]
+    at_once = (1, *(products(n)[2] for n in range(1, block_of(recipe) + 1)))
     return Numbers(
         p.C, p.H, p.W, p.K, p.P, p.Q, *p.stride, high, wide, all_tiles,
-        tile_parts, panel_parts, blocks, block, tb, need,
-        D, *(n * p.C for n in pieces.starts), tuple(itertools.chain(*offsets)),
+        tile_parts, panel_parts, blocks, V_room, M_room, need,
+        D, *(n * p.C for n in pieces.starts), at_once, tuple(itertools.chain(*offsets)),
     )  # fmt: skip
 
 
