@@ -56,7 +56,7 @@ FILES = {
     "numba/winograd_decomposed": ("numba/winograd_decomposed",),
 }
 # Each imports none but those before it.
-BLOCKS = ("numba/_simd", "numba/_memory", "numba/_pixels", "numba/_winograd")
+BLOCKS = ("numba/_simd", "numba/_memory", "numba/_pixels", "numba/_winograd_code", "numba/_winograd")
 DRAWN = 50  # mutants of a file
 # Functions that choose among ways which are all right: no mistake in them can be seen in an output.
 # {file: {function: which test tries its choices}}

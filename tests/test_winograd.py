@@ -19,7 +19,7 @@ from convzoo.reference import examine, inputs, judge, oracle
 
 pytest.importorskip("numba", reason="needs numba: pip install numba")
 
-from convzoo.numba import _winograd, winograd, winograd_decomposed, winograd_small
+from convzoo.numba import _winograd, _winograd_code, winograd, winograd_decomposed, winograd_small
 
 FILES = {"numba/winograd": winograd, "numba/winograd_small": winograd_small}
 both = pytest.mark.parametrize("name", FILES)
@@ -80,12 +80,12 @@ def test_transforms_are_exact(r, points):
     Tiles with fewer outputs a side need fewer of the same transformed filters: the first ones.
     """
     A = len(points.split(",")) + 1
-    whole = _winograd.matrices(points, r)[1]
+    whole = _winograd_code.matrices(points, r)[1]
     rng = np.random.default_rng(0)
     d = [[Fraction(int(v), 7) for v in row] for row in rng.integers(-99, 100, (A, A))]
     g = [[Fraction(int(v), 5) for v in row] for row in rng.integers(-99, 100, (r, r))]
     for high, wide in itertools.product(range(1, A - r + 2), repeat=2):
-        AT, G, BT = zip(*(_winograd.matrices(points, r, n) for n in (high, wide)), strict=True)
+        AT, G, BT = zip(*(_winograd_code.matrices(points, r, n) for n in (high, wide)), strict=True)
         for n, outputs in enumerate((high, wide)):
             assert {len(row) for row in AT[n] + BT[n]} == {outputs + r - 1} and len(AT[n]) == outputs
             assert G[n] == whole[: outputs + r - 1]
@@ -101,7 +101,7 @@ def test_transforms_are_exact(r, points):
 
 
 def test_small_transforms_only_add_and_halve():
-    AT, G, BT = _winograd.matrices(winograd_small.POINTS)
+    AT, G, BT = _winograd_code.matrices(winograd_small.POINTS)
     assert {abs(c) for row in AT + BT for c in row} == {0, 1}
     assert {abs(c) for row in G for c in row} == {0, Fraction(1, 2), 1}
 
@@ -236,7 +236,7 @@ def test_pieces_have_each_tap_once(text):
         whole = there.any(2).all(1), there.any(1).all(1)
         assert np.array_equal(np.flatnonzero(whole[0]), np.arange(two))
         assert np.array_equal(np.flatnonzero(whole[1]), np.arange(one, three))
-        _, G, _ = _winograd.matrices(points, r)
+        _, G, _ = _winograd_code.matrices(points, r)
         G = np.array(G, np.float64)
         u = np.abs(G) @ cut[:, 0] @ np.abs(G).T  # of positive taps, so that none cancel
         m = len(G) - r + 1
