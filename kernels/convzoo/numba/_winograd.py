@@ -345,8 +345,8 @@ def work_of(recipe: Recipe) -> Callable:
         for f in range(F):
             begin, n = tiles_of(kinds, f // A < shared_h, f % A < shared_w)
             tb = numbers[AT_ONCE + n]
-            # at infinity pieces that are not whole have filters of zeros; one channel clears M
-            first = one // L * L if f % A == 0 else 0
+            # at infinity pieces that are not whole have filters of zeros; one channel of them clears M
+            first = min(one, D - 1) // L * L if f % A == 0 else 0
             last = D
             if f < A:
                 last = max(two, first + 1)
@@ -672,9 +672,8 @@ def layer(p: Conv2d, points: str, r: int = 3) -> Plan:
 
     def pack(w, b):
         u = _memory.empty((panels, recipe.A**2, D, wide), p.dtype)
-        if p.C:
-            taps = _simd.pack_panels(w, 1, wide, recipe.lanes, places_of(p, r), r * r * D)
-            transform(panels, taps.ctypes.data, u.ctypes.data, D)
+        taps = _simd.pack_panels(w, 1, wide, recipe.lanes, places_of(p, r), r * r * D)
+        transform(panels, taps.ctypes.data, u.ctypes.data, D)
         bias = np.zeros(panels * wide, p.dtype)
         if b is not None:
             bias[: p.K] = b
