@@ -4,8 +4,10 @@
 its own, so that threads are bound as they are for every kernel. A ceiling is the best of several short
 bursts, the opposite of a kernel's time: nothing may be faster, so noise must not pull it down.
 
-``Pulse`` asks the same of this very moment. A virtual machine gets what its host leaves it: two processors
-that were a core each may become the two halves of one core, for seconds or minutes, and all times double.
+``Pulse`` asks the same of this very moment. A virtual machine gets what its host leaves it, for seconds or
+minutes: two processors that were a core each may become the two halves of one core, and all times double; or
+two cores that no longer share a cache, and what one thread hands to another takes twice as long, while each
+by itself is as fast as ever.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from typing import Any
 
 LEVELS = {"L1": 0.4, "L2": 0.5, "L3": 0.5, "DRAM": 8.0}  # share of a level's size that is streamed
 BURSTS = 7
+WHOLE = 0.8  # of the arithmetic: more than the halves of one core have
+SPLIT = 0.7  # of the usual rate of handing over; where cores share no cache it is a half or less
+TRIPS = 2000  # in a burst: 0.2 ms, so that waking the threads hardly counts
 LIMIT = 120  # seconds for one number of threads, which takes four
 
 
@@ -140,8 +145,63 @@ def _fma_gflops(threads: int) -> dict[str, float]:
     return found
 
 
+def _round_trips(threads: int) -> Any:
+    """Function without arguments: how often in a microsecond a flag goes round through all threads.
+
+    Each thread waits for the number that the one before it has stored, then stores it for the next. A thread
+    that gets no processor is not waited for for ever: 0 then.
+    """
+    import numba
+    import numpy as np
+    from llvmlite import ir
+    from numba import types
+    from numba.extending import intrinsic
+
+    whole, apart = ir.IntType(64), 64  # numbers between two flags: no line has two
+    patience = 10_000_000  # looks, some 10 ms
+
+    @intrinsic
+    def store(typingctx: Any, address: Any, value: Any) -> Any:
+        def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
+            b.store_atomic(args[1], b.inttoptr(args[0], whole.as_pointer()), "release", 8)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), codegen
+
+    @intrinsic
+    def load(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, b: Any, signature: Any, args: Any) -> Any:
+            return b.load_atomic(b.inttoptr(args[0], whole.as_pointer()), "acquire", 8)
+
+        return types.int64(types.int64), codegen
+
+    @numba.njit(parallel=True)
+    def ring(flags: Any, left_over: Any) -> None:
+        begin = flags.ctypes.data
+        for t in numba.prange(threads):
+            mine, before = begin + 8 * apart * t, begin + 8 * apart * ((t + threads - 1) % threads)
+            left = patience
+            for i in range(1, TRIPS + 1):
+                if t == 0:
+                    store(mine, i)  # type: ignore[call-arg]
+                while load(before) < i and left > 0:  # type: ignore[call-arg]
+                    left -= 1
+                if t > 0:
+                    store(mine, i)  # type: ignore[call-arg]
+            left_over[t] = left
+
+    def rate() -> float:
+        flags, left_over = np.zeros(apart * threads, np.int64), np.zeros(threads, np.int64)
+        seconds = _seconds(lambda: ring(flags, left_over))
+        return TRIPS / seconds / 1e6 if left_over.min() > 0 else 0.0
+
+    rate()  # compiles
+    return rate
+
+
 class Pulse:
-    """Asks how many GFLOP/s all threads together have at this moment; a process of its own, idle between."""
+    """Asks how many GFLOP/s all threads together have at this moment, and how fast they hand over to each
+    other; a process of its own, idle between."""
 
     def __init__(self, threads: int, known: float = 0.0):
         from .processes import python_path
@@ -150,6 +210,7 @@ class Pulse:
         # a thread that waits for the next burst must sleep: the kernels need its core
         quiet = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "PYTHONPATH": python_path()}
         self.best = known  # GFLOP/s
+        self.trips: list[float] = []  # a microsecond, whenever the arithmetic was all there
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.ceilings", str(threads), "--pulse", str(known)],
             env=os.environ | library_environment(threads) | quiet, text=True,
@@ -163,11 +224,25 @@ class Pulse:
         try:
             self._process.stdin.write("\n")
             self._process.stdin.flush()
-            now = float(self._process.stdout.readline())
+            now, trips = map(float, self._process.stdout.readline().split())
         except (OSError, ValueError):  # it died: no reason to stop the sweep
             return 1.0
+        return self.of(now, trips)
+
+    def of(self, now: float, trips: float) -> float:
+        """The share from GFLOP/s and round trips in a microsecond, 0 where there is one thread.
+
+        The halves of one core are the fastest at handing over, so only trips beside full arithmetic are
+        compared: with the upper quartile of those of this run, since a few may have met halves.
+        """
         self.best = max(self.best, now)
-        return now / self.best
+        share = now / self.best
+        if trips and share > WHOLE:
+            self.trips.append(trips)
+            usual = sorted(self.trips)[len(self.trips) * 3 // 4]
+            if trips < SPLIT * usual:
+                return trips / usual
+        return share
 
     def close(self) -> None:
         self._process.kill()
@@ -179,7 +254,8 @@ class Pulse:
 
 
 def _pulse(threads: int, known: float) -> None:
-    """A line for each line on standard input: the better of two bursts of about a millisecond.
+    """A line for each line on standard input: GFLOP/s, the better of two bursts of about a millisecond, and
+    round trips in a microsecond, the best of three.
 
     The burst's length follows from ``known`` GFLOP/s: the workers begin meanwhile, and whoever tries how
     long a burst takes on cores that are busy makes it too short. Where nothing is known it is tried.
@@ -189,10 +265,12 @@ def _pulse(threads: int, known: float) -> None:
     run, flops = _fma_loop("float32")
     out = np.zeros(threads, np.float32)
     run(1, out)  # compiles
+    rate = _round_trips(threads) if threads > 1 else lambda: 0.0
     n = int(known * 1e6 / (flops * threads)) or _a_millisecond(lambda n: run(n, out))
     for _ in sys.stdin:
         took = min(_seconds(lambda: run(n, out)) for _ in range(2))
-        print(flops * n * threads / took / 1e9, flush=True)
+        trips = max(rate() for _ in range(3))
+        print(flops * n * threads / took / 1e9, trips, flush=True)
 
 
 def _a_millisecond(call: Any) -> int:

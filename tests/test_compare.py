@@ -217,9 +217,37 @@ def test_a_burst_of_the_pulse_is_a_millisecond_of_what_is_known(monkeypatch):
     monkeypatch.setattr(
         compare.ceilings, "_fma_loop", lambda dtype: (lambda n, out: bursts.append(n), 384)
     )
+    monkeypatch.setattr(compare.ceilings, "_round_trips", lambda threads: lambda: 10.0)
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     compare.ceilings._pulse(2, 235.4)
     assert bursts[-1] * 384 * 2 / 235.4e9 == pytest.approx(1e-3, rel=0.01)
+
+
+def test_pulse_sees_threads_that_no_longer_share_a_cache():
+    """All arithmetic was there, and engines took twice their time: a record was made of such times."""
+    pulse = compare.ceilings.Pulse(2, 235.0)
+    try:
+        assert [pulse.of(233.0, 10.0), pulse.of(230.0, 9.0)] == [233 / 235, 230 / 235]
+        assert pulse.of(234.0, 5.0) == 0.5, "two cores of two caches"
+        assert pulse.of(117.5, 20.0) == 0.5, "the halves of one core hand over fast"
+        assert pulse.of(235.0, 10.0) == 1.0, "and do not become what is usual"
+        assert pulse.of(200.0, 0.0) == 200 / 235, "one thread hands nothing over"
+    finally:
+        pulse.close()
+
+
+def test_flag_goes_round_only_where_all_threads_run():
+    numba = pytest.importorskip("numba", reason="needs numba: pip install numba")
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("needs two threads to hand something over")
+    rate = compare.ceilings._round_trips(2)
+    assert any(rate() > 0 for _ in range(200)), "a busy machine may have no two processors at once"
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        assert rate() == 0
+    finally:
+        numba.set_num_threads(before)
 
 
 def test_pulse_tells_how_much_of_the_best_there_is_and_survives_its_process():
