@@ -23,8 +23,9 @@ from .summary import interval, speed, summary
 
 # the host's ceilings say nothing there
 GPU_BACKENDS = ("numba_cuda", "cupy", "torch_cuda", "torch_mps")
-STEADY = 0.85  # of the arithmetic that the machine had at its best; with less, a cell is measured again
+STEADY = 0.85  # of what the machine had at its best; with less, a cell is measured again
 TRIES = 4
+PATIENCE = 10.0  # seconds in which a cell waits until the host is steady, in all tries together
 BUSY = 3  # cells in a row that no try found the machine steady for: until it is, one try is enough
 SETTLED = 0.02  # a cell whose interval is this narrow needs no further round
 
@@ -206,16 +207,21 @@ class Sweep:
 
         ``host_share`` says how much it had, before or after the timing, whichever was less. A host that
         stays as it is must not stop the sweep: the last try counts, and says so, and after some such cells
-        there is one try until the host gives all again. What a timing never asks for is looked at once,
-        after the last try.
+        there is one try, without waiting, until the host gives all again. What a timing never asks for is
+        looked at once, after the last try.
         """
         on_gpu = request["kernel"].partition("/")[0] in GPU_BACKENDS
         pulse = None if on_gpu else self.pulse
         reply: dict[str, Any] = {}
-        for attempt in range(TRIES if self.unsteady < BUSY else 1):
+        tries, patience = (TRIES, PATIENCE) if self.unsteady < BUSY else (1, 0.0)
+        enough = monotonic() + patience
+        for attempt in range(tries):
             if attempt:
                 sleep(0.2)
             before = pulse.share() if pulse else 1.0
+            while pulse and before < STEADY and monotonic() < enough:
+                sleep(0.2)
+                before = pulse.share()
             reply = worker.ask(request | {"look": False, "again": attempt > 0}, self.timeout)
             if reply["status"] != "ok":
                 return reply

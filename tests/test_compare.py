@@ -146,6 +146,7 @@ def test_a_host_that_stays_busy_is_tried_once_until_it_gives_all_again(tmp_path,
         return answer(worker, request, timeout)
 
     monkeypatch.setattr(processes.Worker, "ask", ask)
+    monkeypatch.setattr(compare, "PATIENCE", 0)
     log = record.Record(tmp_path / "r.jsonl", {"suite": 1})
     open_logs.append(log)
     timed = []
@@ -163,9 +164,13 @@ def test_a_host_that_stays_busy_is_tried_once_until_it_gives_all_again(tmp_path,
     assert timed == [(3 * compare.TRIES + 2, 0), (3 * compare.TRIES + 2, 5)]
 
 
-@pytest.mark.parametrize("looks, timed, share", [(0, 1, 1.0), (3, 3, 1.0), (99, 4, 0.5)])
-def test_cell_is_timed_again_where_the_host_gave_less(tmp_path, monkeypatch, looks, timed, share):
-    """Until the host gives all again, but not for ever; the record says what the time was measured with.
+@pytest.mark.parametrize(
+    "patience, looks, timed, share", [(0, 0, 1, 1.0), (0, 3, 3, 1.0), (0, 99, 4, 0.5), (60, 3, 1, 1.0)]
+)
+def test_cell_is_timed_again_where_the_host_gave_less(
+    tmp_path, monkeypatch, patience, looks, timed, share
+):
+    """When the host gives all again, but not for ever; the record says what the time was measured with.
 
     Only the timing is repeated: the kernel is planned once a round, and looked at once, in the first.
     """
@@ -179,6 +184,7 @@ def test_cell_is_timed_again_where_the_host_gave_less(tmp_path, monkeypatch, loo
 
     monkeypatch.setattr(processes.Worker, "ask", ask)
     monkeypatch.setattr(compare.ceilings, "Pulse", lambda threads, known: pulse)
+    monkeypatch.setattr(compare, "PATIENCE", patience)
     log = record.Record(tmp_path / "r.jsonl", {"suite": 1})
     open_logs.append(log)
     cells = [compare.Cell("numpy/shifted", x, "packed") for x in resolve(["tiny/square"])]
