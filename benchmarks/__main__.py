@@ -105,7 +105,7 @@ def parser() -> Parser:
     p.add_argument("--kernels", nargs="+", metavar="GLOB", default=["*"], help="families to try")
     p.add_argument("--bad", metavar="DIR", help="bad kernels of your own, as DIR/<backend>/<name>.py")
     p.add_argument(
-        "--mutants", action="store_true", help="also mutants of the honest kernels (half an hour)"
+        "--mutants", action="store_true", help="also mutants of the honest kernels (40 minutes)"
     )
     p.add_argument("--sample", type=int, metavar="N", help="N mutants only, drawn with --seed")
     p.add_argument("--seed", type=int, default=0)

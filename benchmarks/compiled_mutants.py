@@ -4,9 +4,10 @@ Therefore some of them are judged, and always the same ones: those whose changes
 An edit of a kernel puts others in the place of the mutants of the lines that it touches, and of no more.
 
 A mutant is executed as a module, with all that imports it, in a fork of a process that has seen the honest
-kernel pass. Nothing of it comes into a cache on disk, and a loop over threads is one over their shares. It is
-judged with the vectors of this machine, then with vectors of 128 bits and with small blocks, on problems
-that are small themselves; inputs lie in memory whose neighbours are closed (``guard``).
+kernel pass. Nothing of it comes into a cache on disk, and a loop over threads is one over their shares: that
+two of them work in the same memory is not seen. It is judged with vectors of 128 bits and small blocks, then
+with the vectors of this machine, on problems that are small themselves; inputs lie in memory whose neighbours
+are closed (``guard``).
 
 ``python -m benchmarks.compiled_mutants NAME`` is the process that judges; indices come on standard input.
 """
@@ -54,6 +55,7 @@ FILES = {
     ),
     "numba/winograd_small": ("numba/winograd_small",),
     "numba/winograd_decomposed": ("numba/winograd_decomposed",),
+    "numba/_winograd": ("numba/winograd", "numba/winograd_decomposed"),
 }
 # Each imports none but those before it.
 BLOCKS = ("numba/_simd", "numba/_memory", "numba/_pixels", "numba/_winograd_code", "numba/_winograd")
@@ -64,6 +66,7 @@ CHOICES = {
     "numba/register_tile": {"tiling"},
     "numba/pointwise": {"tiling"},
     "numba/_pixels": {"best_rows"},
+    "numba/_winograd": {"products_of", "sub_blocks", "split_of"},
 }
 # Tails of one vector and of several, in channels and in pixels, for vectors of 4, 8 and 16 numbers.
 TAILS = [
@@ -108,6 +111,33 @@ TAILS = [
         "n1c32h4w5k2r3s3-p1",
     )
 ]
+# Files whose kernels take few of these problems and are compiled anew, for seconds, for every layout, dtype and
+# tile: tiles of 4 x 4 and 3 x 3 outputs, ragged or not, pieces of 2, 3 and 4 taps a side, with shared vectors or
+# without; many tiles, many channels, many panels; and what they must refuse.
+_OF_WINOGRAD = [
+    Conv2d.parse(text)
+    for text in (
+        "n2c17h5w9k18r3s3-p1_2_0_3-nhwc",
+        "n1c33h9w10k9r3s3-p1",
+        "n2c3h13w21k18r3s3-p1-nobias",
+        "n1c5h9w8k50r3s3-p1_0_0_1",
+        "n2c2h6w5k5r3s3-f64",
+        "n1c3h12w13k7r5s7",
+        "n1c4h9w23k3r3s1",
+        "n1c3h9w13k9r5s5-p1_2_3_0-nhwc",
+        "n2c3h9w23k9r3s3-st2x1-p1_2_0_3",
+        "n2c3h9w23k5r3s3-st2-p1-f64-nhwc",
+        "n1c19h7w20k5r2s2-st1x2-p0_1_2_1-f64-nhwc",
+        "n2c3h17w9k18r7s7-st2-p3_2_1_3",
+        "n1c17h14w12k9r7s7-st2-p2_3_3_1",
+        "n1c3h6w60k3r4s4-p0_0_1_0",
+        "n1c2h8w7k2r3s3-d2x1",
+        "n2c4h7w8k4r3s3-g2",
+        "n1c2h8w7k2r1s1",
+        "n1c2h8w9k2r3s3-st1x3",
+    )
+]
+OWN = {"numba/_winograd": _OF_WINOGRAD}
 # Constants that only large problems would put to the test.
 SMALL = {"SERIAL_FLOPS": 0, "BUFFER": 1500, "BLOCK": 700, "PLANE": 2, "VECTORS": 5, "CHUNK": 8}
 THREADS = 3
@@ -272,7 +302,7 @@ def verdict_on(
     for small in (True, False):
         with _smaller(modules) if small else contextlib.nullcontext():
             for kernel, module in kernels.items():
-                for p in [*PROBLEMS, *TAILS]:
+                for p in OWN.get(name, [*PROBLEMS, *TAILS]):
                     turn()
                     which, inside = (kernel, p, small), (module, changed)
                     if why := _on(find(kernel), inside, p, which, refused, honest):

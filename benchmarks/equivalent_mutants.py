@@ -726,6 +726,43 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
             ),
         },
     },
+    "numba/_winograd": {
+        "if shared_w < A:": {
+            "if shared_w <= A:": (
+                "where every frequency of a row is shared, no vector is stored aside, wherever that is"
+            ),
+        },
+        "grid = numbers[8], numbers[9], min(1, numbers[4] % m), min(1, numbers[5] % m)": {
+            "grid = numbers[8], numbers[9], min(1, numbers[4] // m), min(1, numbers[5] % m)": (
+                "a last row that is as high as the others comes last in a block, with all frequencies; one that is "
+                "the only row shares no product, and nobody reads those that it lacks"
+            ),
+        },
+    },
+    "numba/_winograd_code": {
+        "return CHUNK if self.m > 2 else 2 * CHUNK": {
+            "return (CHUNK)": ("tiles of 2 outputs have shorter sums, too: slower, and no less exact"),
+            "return CHUNK if self.m > 1 else 2 * CHUNK": (
+                "tiles of 2 outputs have shorter sums, too: slower, and no less exact"
+            ),
+        },
+        "even = [(a + b) / 2 for a, b in zip(BT[i], BT[i + 1], strict=True)]": {
+            "even = [(a + b) / 2 for a, b in zip(BT[i], BT[i + 1], strict=False)]": (
+                "rows of a matrix have the same length"
+            ),
+        },
+        "odd = [(a - b) / 2 for a, b in zip(BT[i], BT[i + 1], strict=True)]": {
+            "odd = [(a - b) / 2 for a, b in zip(BT[i], BT[i + 1], strict=False)]": (
+                "rows of a matrix have the same length"
+            ),
+        },
+        "_, _, _, *sums = c.loop(blocks, block_of_channels, channels, V, u, *[c.zeros] * (2 * tiles))": {
+            "_, _, _, *sums = c.loop(blocks, block_of_channels, channels, V, u, *[c.zeros] * (3 * tiles))": (
+                "further sums of zero, stored where a later product stores its own, where nobody reads, or between "
+                "M and S"
+            ),
+        },
+    },
     "numba/_simd": {
         'return 512 if "avx512f" in found else 256 if "avx" in found else 128': {
             'return 512 if "avx512f" in found else 256 if "avx" in found else 127': (

@@ -1,6 +1,7 @@
 """Whatever an estimate of time may choose, the output is right.
 
 ``benchmarks.compiled_mutants.CHOICES`` leaves these functions out: no mistake in them makes a kernel wrong.
+Winograd's choices are tried in test_winograd, by ``test_every_split_computes_all_outputs``.
 """
 
 import pytest
@@ -56,7 +57,8 @@ def test_pixels_with_any_band(name, text, monkeypatch):
         assert answer.ok, answer.why
 
 
-def test_what_is_left_out_is_tried_above():
+def test_what_is_left_out_is_tried():
     assert {
         "numba/register_tile": {"tiling"}, "numba/pointwise": {"tiling"}, "numba/_pixels": {"best_rows"},
+        "numba/_winograd": {"products_of", "sub_blocks", "split_of"},
     } == compiled_mutants.CHOICES  # fmt: skip

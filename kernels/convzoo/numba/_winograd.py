@@ -285,7 +285,7 @@ def work_of(recipe: Recipe) -> Callable:
         if rows < tall + r - 1:
             to = slot_of(numbers, kinds, place, cb, blocks, False, True) * vector
             aside = to
-            if broad == m and shared_w < A:
+            if shared_w < A:
                 aside = slot_of(numbers, kinds, place, cb, blocks, False, False) * vector
             source += rows * pitch * vector
             at = V + rows * A * stride + to
