@@ -206,6 +206,8 @@ def test_rule_behind_auto_names_kernels_that_exist():
         ("n1c512h7w7k512r3s3-p1", "packed", "normwise", "numba/winograd"),
         ("n16c512h7w7k512r3s3-p1", "packed", "normwise", "numba/winograd"),
         ("n1c512h7w7k512r3s3-p1", "eager", "normwise", "numba/unpacked"),
+        ("n1c256h14w14k256r3s3-p1", "eager", "normwise", "numba/winograd"),
+        ("n1c512h14w14k512r3s3-p1", "eager", "normwise", "numba/winograd_small"),
         ("n1c64h56w56k256r1s1", "eager", "elementwise", "numba/unpacked"),
         ("n1c64h56w56k256r1s1-nhwc", "eager", "elementwise", "numba/pointwise"),
         ("n1c64h56w56k256r1s1", "packed", "elementwise", "numba/pointwise"),

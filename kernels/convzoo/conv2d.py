@@ -232,7 +232,9 @@ def _rule_for_numpy(p: Conv2d, packed: bool, accuracy: str) -> list[str]:
     if accuracy != "elementwise" and not odd and _pays_to_cut(p, packed):
         return ["numba/winograd_decomposed", *order]
     winograd = []
-    if accuracy != "elementwise" and inputs >= 8 and outputs >= 12 and pixels >= (0 if packed else 400):
+    # filters that leave the second-level cache while they are packed need more pixels to pay for it
+    larger = least if p.K * p.C <= 2**16 or packed else 400
+    if accuracy != "elementwise" and inputs >= 8 and outputs >= 12 and pixels >= larger:
         winograd = ["numba/winograd"]
     if outputs >= 24 and pixels >= least:
         winograd = [*winograd, "numba/winograd_small"]
