@@ -56,6 +56,7 @@ FILES = {
     "numba/winograd_small": ("numba/winograd_small",),
     "numba/winograd_decomposed": ("numba/winograd_decomposed",),
     "numba/_winograd": ("numba/winograd", "numba/winograd_decomposed"),
+    "numba/_winograd_code": ("numba/winograd", "numba/winograd_decomposed"),
 }
 # Each imports none but those before it.
 BLOCKS = ("numba/_simd", "numba/_memory", "numba/_pixels", "numba/_winograd_code", "numba/_winograd")
@@ -137,7 +138,7 @@ _OF_WINOGRAD = [
         "n1c2h8w9k2r3s3-st1x3",
     )
 ]
-OWN = {"numba/_winograd": _OF_WINOGRAD}
+OWN = {"numba/_winograd": _OF_WINOGRAD, "numba/_winograd_code": _OF_WINOGRAD}
 # Constants that only large problems would put to the test.
 SMALL = {"SERIAL_FLOPS": 0, "BUFFER": 1500, "BLOCK": 700, "PLANE": 2, "VECTORS": 5, "CHUNK": 8}
 THREADS = 3
