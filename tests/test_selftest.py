@@ -332,6 +332,7 @@ def test_bad_kernels_import_nothing_but_the_standard_library_at_the_top():
         assert top <= set(sys.stdlib_module_names), name
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("upto, found", [(250, ""), (10**9, "keeps 1 objects more after each call")])
 def test_what_some_hundred_calls_keep_is_no_leak(upto, found):
     """A library that compiles at each call (17 ms) filled tables of its own for 250 calls, and was mistrusted."""
