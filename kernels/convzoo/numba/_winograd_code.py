@@ -304,24 +304,29 @@ def pitch_of(recipe: Recipe) -> int:
 _numbers = itertools.count()
 
 
-def _operation(recipe: Recipe, body: Callable):
-    """What Numba code calls as op(int64, ...): ``body(code, ...)`` as a function of its own.
+def _apart(module, recipe: Recipe, name: str, body: Callable, arguments: int):
+    """``body(code, int64, ...)`` as a function of its own, which has all registers for itself.
 
     Inlined into the loops around it, its registers would be spilled for theirs; hence noinline.
     """
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * arguments), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    inner = ir.IRBuilder(function.append_basic_block())
+    body(Code(inner, recipe), *function.args)
+    inner.ret_void()
+    return function
+
+
+def _operation(recipe: Recipe, body: Callable):
+    """What Numba code calls as op(int64, ...): ``body(code, ...)``, once in a module."""
     arguments = body.__code__.co_argcount - 1
     name = f"winograd_{body.__name__}_{next(_numbers)}"
 
     def generate(context, builder, signature, values):
         function = builder.module.globals.get(name)
         if function is None:
-            kind = ir.FunctionType(ir.VoidType(), [I64] * arguments)
-            function = ir.Function(builder.module, kind, name)
-            function.linkage = "internal"
-            function.attributes.add("noinline")
-            inner = ir.IRBuilder(function.append_basic_block())
-            body(Code(inner, recipe), *function.args)
-            inner.ret_void()
+            function = _apart(builder.module, recipe, name, body, arguments)
         builder.call(function, values)
         return context.get_dummy_value()
 
@@ -348,7 +353,7 @@ def operations(recipe: Recipe) -> SimpleNamespace:
         return [i for i in pairs if i + 1 < outputs + r - 1]
 
     def case(c, number, bodies, *values):
-        """The body of that number, from 1 on: functions apart, each with all registers for itself."""
+        """The body of that number, from 1 on."""
         b, exits = c.b, []
         default = b.append_basic_block()
         switch = b.switch(number, default)
@@ -356,14 +361,8 @@ def operations(recipe: Recipe) -> SimpleNamespace:
             block = b.append_basic_block()
             switch.add_case(I64(n), block)
             b.position_at_end(block)
-            kind = ir.FunctionType(ir.VoidType(), [I64] * len(values))
-            one = ir.Function(b.module, kind, f"{b.function.name}_{n}")
-            one.linkage = "internal"
-            one.attributes.add("noinline")
-            inner = ir.IRBuilder(one.append_basic_block())
-            body(Code(inner, recipe), *one.args)
-            inner.ret_void()
-            b.call(one, values)
+            name = f"{b.function.name}_{n}"
+            b.call(_apart(b.module, recipe, name, body, len(values)), values)
             exits.append(b.block)
         for block in exits:
             b.position_at_end(block)
