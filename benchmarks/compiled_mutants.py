@@ -67,7 +67,7 @@ CHOICES = {
     "numba/register_tile": {"tiling"},
     "numba/pointwise": {"tiling"},
     "numba/_pixels": {"best_rows"},
-    "numba/_winograd": {"products_of", "sub_blocks", "split_of"},
+    "numba/_winograd": {"products_of", "sub_block", "split_of"},
 }
 # Tails of one vector and of several, in channels and in pixels, for vectors of 4, 8 and 16 numbers.
 TAILS = [

@@ -60,5 +60,5 @@ def test_pixels_with_any_band(name, text, monkeypatch):
 def test_what_is_left_out_is_tried():
     assert {
         "numba/register_tile": {"tiling"}, "numba/pointwise": {"tiling"}, "numba/_pixels": {"best_rows"},
-        "numba/_winograd": {"products_of", "sub_blocks", "split_of"},
+        "numba/_winograd": {"products_of", "sub_block", "split_of"},
     } == compiled_mutants.CHOICES  # fmt: skip

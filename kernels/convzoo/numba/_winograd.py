@@ -6,7 +6,8 @@ channels: D = C times the pieces. Arrays inside, for vectors of L lanes, tiles o
 A = m + r - 1 and F = A * A frequencies, infinity first:
 
     u[K/2L][F][D][2L]       transformed filters; a panel is 2L output channels
-    V[F][sub][D/L][tb][L]   transformed tiles of a block; a sub-block is what one product takes
+    V[F][sub][D/L][tb][L]   transformed tiles of a block; a sub-block is what one product takes, the last
+                            one may have fewer tiles
     M[F][tiles][2L]         products of the block with one panel
     S[rows][columns][L]     pixels on their way from planes to vectors of channels, or back
 
@@ -44,7 +45,7 @@ from convzoo.plan import Plan, Unsupported
 from convzoo.problem import Conv2d
 
 STAGGER = 192  # bytes between the frequencies of V, lest multiples of 4096 evict each other
-CACHE = 600e3  # bytes of V that stay in the second-level cache beside M and a panel
+CACHE = 700e3  # bytes of V and M that stay in the second-level cache beside a panel
 SHARED_CACHE = 16e6  # bytes of panels that stay in the last-level cache from one call to the next
 CHANNELS = 16  # of which one thread transforms the filters at a time
 SERIAL_FLOPS = 4e6  # of the definition: below, waking a second thread costs more than it saves
@@ -109,8 +110,7 @@ class Numbers(NamedTuple):
     tile_parts: int  # part i * panel_parts + j does the i-th share of the blocks
     panel_parts: int  # and of them the j-th share of the panels
     blocks: int
-    V_room: int  # tiles of a frequency
-    M_room: int
+    room: int  # tiles of the largest block
     bytes: int  # of the scratch memory of one part
     D: int  # channels of all pieces
     one: int  # Pieces.starts, in channels
@@ -187,7 +187,8 @@ def slot_of(numbers, kinds, place, cb, blocks, in_row, in_column):
     """Which vector of a frequency of V has block ``cb`` of the channels of a tile."""
     first, n = tiles_of(kinds, in_row, in_column)
     tb, q = numbers[AT_ONCE + n], place - first
-    return (q // tb * blocks + cb) * tb + q % tb
+    begin = q // tb * tb
+    return begin * blocks + cb * min(tb, n - begin) + q - begin
 
 
 @cache
@@ -198,7 +199,7 @@ def work_of(recipe: Recipe) -> Callable:
     read_planes, write_planes = do.read_planes, do.write_planes
     gather_planes, merge_pixels = do.gather_planes, do.merge_pixels
     transform_columns, transform_rows, outputs, product = do.columns, do.rows, do.outputs, do.product
-    size, m, r, F, chunk = vector // L, recipe.m, recipe.r, A * A, recipe.chunk
+    size, m, r, F = vector // L, recipe.m, recipe.r, A * A
     pitch, OFFSETS = pitch_of(recipe), AT_ONCE + 1 + block_of(recipe)
     line = L // math.gcd(L, m)  # tiles whose outputs fill vectors of pixels
     nhwc = recipe.layout == "nhwc"
@@ -296,7 +297,7 @@ def work_of(recipe: Recipe) -> Callable:
         C, H, W, P, Q, down, right = (
             numbers[0], numbers[1], numbers[2], numbers[4], numbers[5], numbers[6], numbers[7],
         )  # fmt: skip
-        (high, wide, _, _), D = grid, numbers[17]
+        (high, wide, _, _), D = grid, numbers[16]
         strip = ((pitch - 1) // right + 2 - r) // m  # tiles whose pixels fit in a row of S
         blocks = (D + L - 1) // L
         # frequencies that the tiles of the last row and column have, too
@@ -339,7 +340,7 @@ def work_of(recipe: Recipe) -> Callable:
     @njit(inline="always")
     def multiply_block(V, u, M, numbers, grid, kinds, V_stride, M_stride):
         P, Q, (high, wide, _, _) = numbers[4], numbers[5], grid
-        D, one, two, three = numbers[17], numbers[18], numbers[19], numbers[20]
+        D, one, two, three = numbers[16], numbers[17], numbers[18], numbers[19]
         shared_h, shared_w = P - (high - 1) * m + r - 1, Q - (wide - 1) * m + r - 1
         blocks = (D + L - 1) // L
         for f in range(F):
@@ -352,12 +353,12 @@ def work_of(recipe: Recipe) -> Callable:
                 last = max(two, first + 1)
             elif f % A == 0:
                 last = max(three, first + 1)
+            weights = u + (f * D + first) * 2 * vector
             for q in range(0, n, tb):
-                for d in range(first, last, chunk):
-                    pixels = V + f * V_stride + (q * blocks + d // L * tb) * vector
-                    sums = M + f * M_stride + (begin + q) * 2 * vector
-                    weights = u + (f * D + d) * 2 * vector
-                    product(tb, pixels, weights, sums, min(chunk, last - d), d - first)
+                some = min(tb, n - q)
+                pixels = V + f * V_stride + (q * blocks + first // L * some) * vector
+                sums = M + f * M_stride + (begin + q) * 2 * vector
+                product(some, pixels, weights, sums, last - first)
 
     @njit(inline="always")
     def write_rows(S, y, K, P, Q, n, k, h, w, rows, columns):
@@ -397,21 +398,24 @@ def work_of(recipe: Recipe) -> Callable:
 
     def work(part, x, u, bias, y, scratch, numbers):
         K, tiles, tile_parts, panel_parts = numbers[3], numbers[10], numbers[11], numbers[12]
-        blocks, V_room, M_room = numbers[13], numbers[14], numbers[15]
-        part_bytes, D = numbers[16], numbers[17]
-        V_stride = V_room * ((D + L - 1) // L) * vector + STAGGER
-        M_stride = M_room * 2 * vector + vector
+        blocks, room, part_bytes, D = numbers[13], numbers[14], numbers[15], numbers[16]
+        V_stride = room * ((D + L - 1) // L) * vector + STAGGER
+        M_stride = room * 2 * vector + vector
         V = scratch + part * part_bytes
         M = V + F * V_stride
         S = M + F * M_stride + 2048
         i, j = part // panel_parts, part % panel_parts
         panels = (K + 2 * L - 1) // (2 * L)
+        first, last = panels * j // panel_parts, panels * (j + 1) // panel_parts
+        # parts with other tiles begin with other panels, lest a cache line of y that both write go to and fro
+        ahead = (last - first) * i // tile_parts
         grid = numbers[8], numbers[9], min(1, numbers[4] % m), min(1, numbers[5] % m)
         for b in range(blocks * i // tile_parts, blocks * (i + 1) // tile_parts):
             begin, end = tiles * b // blocks, tiles * (b + 1) // blocks
             kinds, shift = order_of(grid, begin, end)
             read_block(x, V, S, numbers, grid, kinds, shift, V_stride, begin, end)
-            for panel in range(panels * j // panel_parts, panels * (j + 1) // panel_parts):
+            for step in range(last - first):
+                panel = first + (step + ahead) % (last - first)
                 weights = u + panel * F * D * 2 * vector
                 multiply_block(V, weights, M, numbers, grid, kinds, V_stride, M_stride)
                 write_block(M, bias, y, S, numbers, grid, shift, M_stride, begin, end, panel)
@@ -558,22 +562,26 @@ def recipe_of(p: Conv2d, points: str, r: int = 3) -> Recipe:
 
 
 @cache
-def sub_blocks(recipe: Recipe, D: int, tiles: int) -> tuple[int, int, int]:
-    """How the tiles of a block are multiplied with a panel at one frequency: cycles, sub-blocks, tiles in each.
+def sub_block(recipe: Recipe, D: int, tiles: int) -> tuple[int, int]:
+    """How the tiles of a block are multiplied with a panel at one frequency: cycles, and tiles at once.
 
-    Two products a cycle and at least four cycles a channel (their latency), 50 to begin and end each call.
+    A product of 64 bytes a cycle, at least four cycles a channel (their latency), 30 for each call.
     """
-    return min(
-        (-(-tiles // tb) * (D * max(tb, 4) + 50 * -(-D // recipe.chunk)), -(-tiles // tb), tb)
-        for tb in range(1, recipe.tiles + 1)
-    )
+
+    def cycles(n):
+        return D * max(n * 2 * recipe.vector // 64, 4) + 30
+
+    def in_all(tb):
+        return tiles // tb * cycles(tb) + (cycles(tiles % tb) if tiles % tb else 0)
+
+    return min((in_all(tb), tb) for tb in range(1, recipe.tiles + 1))
 
 
 def split_of(p: Conv2d, recipe: Recipe, threads: int, D: int) -> tuple[int, int, int]:
     """tile_parts, panel_parts and blocks of the split that a small model finds cheapest.
 
-    Cycles of the slowest part: products; panels, read once a block, from the shared cache or from memory;
-    V, read once a panel where it has outgrown the thread's cache; transforms.
+    Cycles of the slowest part: products, or the panel that they wait for, read once a block from the shared
+    cache or from memory; V, read once a panel where it and M outgrow the thread's cache; transforms.
     """
     m, L, F, vector = recipe.m, recipe.lanes, recipe.A**2, recipe.vector
     high, wide = -(-p.P // m), -(-p.Q // m)
@@ -585,19 +593,26 @@ def split_of(p: Conv2d, recipe: Recipe, threads: int, D: int) -> tuple[int, int,
         for n, tiles in ((p.P, high), (p.Q, wide))
     ]
     of_frequencies = [(a * b, p.N * h * w) for a, h in kinds[0] for b, w in kinds[1] if a * b]
+    # one product's tiles at once where x and y come from memory: one thread reads while another multiplies
+    images = (math.prod(p.x_shape) + math.prod(p.y_shape)) * p.itemsize
+    limit = recipe.tiles if u <= SHARED_CACHE < images else block_of(recipe)
     best = None
     shares = {2**i for i in range(20)} | {min(threads, panels)}
     for panel_parts in sorted(n for n in shares if n <= min(threads, panels)):
         tile_parts = min(threads // panel_parts, all_tiles)
         mine = -(-panels // panel_parts)
-        for most in range(1, min(block_of(recipe), -(-all_tiles // tile_parts)) + 1):
+        # where a part has not all rows of an image, only one part has the last tiles, which need less
+        uneven = recipe.A * high / (p.P + high * (recipe.r - 1)) if tile_parts > p.N else 1
+        for most in range(1, min(limit, -(-all_tiles // tile_parts)) + 1):
             blocks = -(-all_tiles // (most * tile_parts)) * tile_parts
             tiles = -(-all_tiles // blocks)
-            some = [(n, *sub_blocks(recipe, D, -(-of_all // blocks))) for n, of_all in of_frequencies]
-            V = sum(n * subs * tb for n, _, subs, tb in some) * blocks_of_D * vector
-            cycles = mine * sum(n * products for n, products, _, _ in some)
-            cycles += mine * F * D * 2 * vector / (80 if u <= SHARED_CACHE else 16)
-            cycles += mine * V / 50 * (V > CACHE)
+            some = [(n, -(-of_all // blocks)) for n, of_all in of_frequencies]
+            V = sum(n * of_block for n, of_block in some) * blocks_of_D * vector
+            M, panel = F * tiles * 2 * vector, F * D * 2 * vector
+            products = sum(n * sub_block(recipe, D, of_block)[0] for n, of_block in some)
+            cycles = mine * max(uneven * products, panel / 8)
+            cycles += mine * panel / (200 if u <= SHARED_CACHE else 16)
+            cycles += mine * V / 35 * (V + M > CACHE)
             cycles += tiles * blocks_of_D * 8 * F + mine * 2 * tiles * 4 * F
             cycles *= blocks // tile_parts
             if best is None or cycles < 0.99 * best[0]:
@@ -613,17 +628,14 @@ def numbers_of(p: Conv2d, recipe: Recipe, threads: int) -> Numbers:
     tile_parts, panel_parts, blocks = split_of(p, recipe, threads, D)
     high, wide = -(-p.P // recipe.m), -(-p.Q // recipe.m)
     tiles = -(-p.N * high * wide // blocks)  # of the largest block
-    at_once = (1, *(sub_blocks(recipe, D, n)[2] for n in range(1, block_of(recipe) + 1)))
-    room = [-(-n // tb) * tb for n, tb in enumerate(at_once)]  # of n tiles, the last sub-block whole
-    V_room = max(room[: tiles + 1])
-    M_room = max(tiles - n + room[n] for n in range(tiles + 1))  # the last n of them
-    need = F * (V_room * -(-D // L) * vector + STAGGER + (2 * M_room + 1) * vector)
+    at_once = (1, *(sub_block(recipe, D, n)[1] for n in range(1, block_of(recipe) + 1)))
+    need = F * (tiles * -(-D // L) * vector + STAGGER + (2 * tiles + 1) * vector)
     need += recipe.A * pitch_of(recipe) * vector + 2048
     need = -(-need // 4096) * 4096 + 320  # parts begin 320 bytes apart modulo 4096
     offsets = [(h - p.padding[0], w - p.padding[2]) for h, w in pieces.at]
     return Numbers(
         p.C, p.H, p.W, p.K, p.P, p.Q, *p.stride, high, wide, p.N * high * wide,
-        tile_parts, panel_parts, blocks, V_room, M_room, need,
+        tile_parts, panel_parts, blocks, tiles, need,
         D, *(n * p.C for n in pieces.starts), at_once, tuple(itertools.chain(*offsets)),
     )  # fmt: skip
 

@@ -131,7 +131,6 @@ class Code:
         self.number = ir.FloatType() if self.size == 4 else ir.DoubleType()
         self.vector = ir.VectorType(self.number, self.lanes)
         self.mask = ir.VectorType(I1, self.lanes)
-        self.undefined = ir.Constant(self.vector, ir.Undefined)
         self.zeros = self.constant(0)
 
     def constant(self, value):
@@ -156,17 +155,16 @@ class Code:
     def store(self, value, address, offset=0):
         self.b.store(value, self.pointer(address, offset, self.vector)).align = self.size
 
-    def splat(self, address, offset):
-        """One number from memory in all lanes."""
-        one = self.b.insert_element(self.undefined, self.load(address, offset, self.number), I32(0))
-        return self.shuffle(one, self.undefined, [0] * self.lanes)
+    def splat(self, number):
+        """One number in all lanes."""
+        undefined = ir.Constant(ir.VectorType(number.type, self.lanes), ir.Undefined)
+        one = self.b.insert_element(undefined, number, I32(0))
+        return self.shuffle(one, undefined, [0] * self.lanes)
 
     def first(self, n):
         """The mask of the first n lanes."""
-        kind = ir.VectorType(I64, self.lanes)
-        some = self.b.insert_element(ir.Constant(kind, ir.Undefined), n, I32(0))
-        some = self.shuffle(some, ir.Constant(kind, ir.Undefined), [0] * self.lanes)
-        return self.b.icmp_signed("<", ir.Constant(kind, list(range(self.lanes))), some)
+        numbers = ir.Constant(ir.VectorType(I64, self.lanes), list(range(self.lanes)))
+        return self.b.icmp_signed("<", numbers, self.splat(n))
 
     def load_masked(self, address, mask, instead=None):
         """Zeros or what is ``instead``, and no access, where the mask is not set."""
@@ -393,26 +391,29 @@ def operations(recipe: Recipe) -> SimpleNamespace:
 
         c.loop(n, one, source, y)
 
-    def planes(c, address, step, n, channels):
-        """Address and mask for each of L planes; past the last one, that one again and no lane."""
-        some, none = c.first(n), ir.Constant(c.mask, [0] * L)
+    def planes(c, address, step, channels):
+        """Addresses of L planes; past the last one, that one again."""
         for i in range(L):
-            there = c.b.icmp_signed("<", I64(i), channels)
-            yield address, c.b.select(there, some, none)
+            yield address
             more = c.b.icmp_signed("<", I64(i + 1), channels)
             address = c.b.add(address, c.b.select(more, step, I64(0)))
 
     def read_planes(c, x, step, to, n, channels):
-        """n <= L pixels in a row of each plane of nchw, to L vectors of channels, zeros past n."""
-        rows = [c.load_masked(*at) for at in planes(c, x, step, n, channels)]
+        """n <= L pixels in a row of each plane of nchw, to L vectors of channels, zeros past n.
+
+        Lanes past the last channel get its pixels again: products leave those lanes out.
+        """
+        mask = c.first(n)
+        rows = [c.load_masked(at, mask) for at in planes(c, x, step, channels)]
         for i, v in enumerate(c.transpose(rows)):
             c.store(v, to, i * vector)
 
     def write_planes(c, source, y, step, n, channels):
-        """The way back."""
+        """The way back. Lanes past the last channel go to its plane, too, where its own come last."""
+        mask = c.first(n)
         columns = c.transpose([c.load(source, i * vector) for i in range(L)])
-        for v, at in zip(columns, planes(c, y, step, n, channels), strict=True):
-            c.store_masked(v, *at)
+        for v, at in reversed([*zip(columns, planes(c, y, step, channels), strict=True)]):
+            c.store_masked(v, at, mask)
 
     def gather_planes(c, x, at, piece, channel, lanes, C, H, W, h, w, right, to, n):
         """n <= L columns of nchw, ``right`` pixels apart, to vectors whose lanes are of several pieces.
@@ -529,36 +530,41 @@ def operations(recipe: Recipe) -> SimpleNamespace:
                 c.store(c.b.fadd(v, b), at)
                 at = c.b.add(at, row)
 
-    def product(c, tiles, V, u, M, channels, onto):
-        """M[tiles][2L] = V[channels / L][tiles][L] x u[channels][2L], added to M where ``onto`` is 1."""
+    def product(c, tiles, V, u, M, channels):
+        """M[tiles][2L] = V[channels / L][tiles][L] x u[channels][2L], the sum of sums over some channels."""
         bodies = [partial(product_of, n) for n in range(1, recipe.tiles + 1)]
-        case(c, tiles, bodies, V, u, M, channels, onto)
+        case(c, tiles, bodies, V, u, M, channels)
 
-    def product_of(tiles, c, V, u, M, channels, onto):
+    def product_of(tiles, c, V, u, M, channels):
         """One channel a trip: in a longer body LLVM fetches pixels early and spills the sums."""
         b = c.b
 
-        def block_of_channels(i, left, V, u, *sums):
-            some = b.select(b.icmp_signed("<", left, I64(L)), left, I64(L))
+        def channel(i, pixel, u, *sums):
+            w = [c.load(u, 0), c.load(u, vector)]
+            sums = list(sums)
+            for t in range(tiles):
+                x = c.splat(c.load(pixel, t * vector, c.number))
+                for k in range(2):
+                    sums[2 * t + k] = c.fma(x, w[k], sums[2 * t + k])
+            last = b.icmp_signed("==", b.and_(i, I64(L - 1)), I64(L - 1))
+            step = b.select(last, I64(c.size + (tiles - 1) * vector), I64(c.size))
+            return b.add(pixel, step), b.add(u, I64(2 * vector)), *sums
 
-            def channel(i, pixel, u, *sums):
-                w = [c.load(u, 0), c.load(u, vector)]
-                sums = list(sums)
-                for t in range(tiles):
-                    x = c.splat(pixel, t * vector)
-                    for k in range(2):
-                        sums[2 * t + k] = c.fma(x, w[k], sums[2 * t + k])
-                return b.add(pixel, I64(c.size)), b.add(u, I64(2 * vector)), *sums
+        def chunk_of_channels(i, left, V, u, M):
+            some = b.select(b.icmp_signed("<", left, I64(recipe.chunk)), left, I64(recipe.chunk))
+            V, u, *sums = c.loop(some, channel, V, u, *[c.zeros] * (2 * tiles))
+            # The first chunk finds anything in M. LLVM would make a branch of each select, not of an and.
+            bits = ir.IntType(8 * c.size)
+            again = c.splat(b.sext(b.icmp_signed("!=", i, I64(0)), bits))
+            for i, v in enumerate(sums):
+                before = b.and_(c.load(M, i * vector, again.type), again)
+                c.store(b.fadd(v, b.bitcast(before, c.vector)), M, i * vector)
+            return b.sub(left, I64(recipe.chunk)), V, u, b.add(M, nothing)
 
-            _, u, *sums = c.loop(some, channel, V, u, *sums)
-            return b.sub(left, I64(L)), b.add(V, I64(tiles * vector)), u, *sums
-
-        blocks = b.sdiv(b.add(channels, I64(L - 1)), I64(L))
-        _, _, _, *sums = c.loop(blocks, block_of_channels, channels, V, u, *[c.zeros] * (2 * tiles))
-        again = b.icmp_signed("!=", onto, I64(0))
-        for i, v in enumerate(sums):
-            before = b.select(again, c.load(M, i * vector), c.zeros)
-            c.store(b.fadd(v, before), M, i * vector)
+        # M stays where it is, which LLVM must not know: it would keep M in registers that there are not.
+        nothing = b.lshr(channels, I64(62))
+        chunks = b.sdiv(b.add(channels, I64(recipe.chunk - 1)), I64(recipe.chunk))
+        c.loop(chunks, chunk_of_channels, channels, V, u, M)
 
     def filters(c, taps, u, stride, channels):
         """u = G g GT of one panel of filters, whose taps lie in the order c, r, s; frequencies lie
