@@ -732,6 +732,16 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
                 "where every frequency of a row is shared, no vector is stored aside, wherever that is"
             ),
         },
+        "last = max(two, first + 1)": {
+            "last = max(two, first - 1)": (
+                "a product takes one channel at least, and those at infinity have filters of zeros"
+            ),
+        },
+        "ahead = (last - first) * i // tile_parts": {
+            "ahead = (first - first) * i // tile_parts": (
+                "with which panel a part begins: slower where two write to one line, the same sums"
+            ),
+        },
         "grid = numbers[8], numbers[9], min(1, numbers[4] % m), min(1, numbers[5] % m)": {
             "grid = numbers[8], numbers[9], min(1, numbers[4] // m), min(1, numbers[5] % m)": (
                 "a last row that is as high as the others comes last in a block, with all frequencies; one that is "
@@ -754,12 +764,6 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "odd = [(a - b) / 2 for a, b in zip(BT[i], BT[i + 1], strict=True)]": {
             "odd = [(a - b) / 2 for a, b in zip(BT[i], BT[i + 1], strict=False)]": (
                 "rows of a matrix have the same length"
-            ),
-        },
-        "_, _, _, *sums = c.loop(blocks, block_of_channels, channels, V, u, *[c.zeros] * (2 * tiles))": {
-            "_, _, _, *sums = c.loop(blocks, block_of_channels, channels, V, u, *[c.zeros] * (3 * tiles))": (
-                "further sums of zero, stored where a later product stores its own, where nobody reads, or between "
-                "M and S"
             ),
         },
     },
