@@ -242,11 +242,14 @@ def _table(head: list[str], rows: list[list[str]], right: int = 99) -> str:
 def readme_table(runs: Sequence[Run]) -> str:
     """What stands between the markers of a README: one machine's table, and where the others are.
 
-    The machine is that of the newest run of the quick preset, whose problems a README has room for.
+    The machine is that of the newest run of the quick preset, whose problems a README has room for; of its runs
+    it is the one with the most threads.
     """
     if not runs:
         return "There is no record yet: `make compare` writes the first one."
-    run = next((r for r in runs if any(s.said("preset") == "quick" for s in r.sources)), runs[0])
+    quick = [r for r in runs if any(s.said("preset") == "quick" for s in r.sources)] or [*runs]
+    same = [r for r in quick if r.machine == quick[0].machine]
+    run = max(same, key=lambda r: int(r.said("threads")) if r.said("threads").isdigit() else 0)
     view = views.page(run, 1)
     parts = [line(view), *(plain(notice) for notice in view["notices"])]
     for scenario in run.scenarios:

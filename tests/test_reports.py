@@ -729,6 +729,15 @@ def test_build_writes_everything_and_check_finds_what_is_old(tmp_path, capsys):
     )
 
 
+def test_readme_shows_the_most_threads_of_the_newest_machine(tmp_path):
+    room = room_with(tmp_path)
+    for threads, started in ((1, "2026-11-24T07:50:00Z"), (8, "2026-11-20T07:50:00Z")):
+        written(room / "records" / f"m{threads}", started=started, threads=threads)
+    assert command.main(["build", "--room", str(room)]) == 0
+    text = (tmp_path / "README.md").read_text("utf-8")
+    assert "threads: 8" in next(line for line in text.splitlines() if line.startswith("machine: "))
+
+
 def test_the_committed_report_is_current():
     """README.md, reports/README.md, the page and the numbers say what the committed records say."""
     pytest.importorskip("asv", reason="the history is read by asv: pip install 'convzoo[bench]'")
