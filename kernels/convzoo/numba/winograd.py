@@ -23,7 +23,7 @@ Cost     FLOP   2·36·T·K·C for T = N·P/4·Q/4 tiles, 1/4 of the definition'
                 and about 12·12·T·C + 13·10·T·K for the transforms
          bytes  x read 2.25 times, from cache; u, four (F(3x3): 2.8) times w, once for each block of tiles;
                 V written once and read K/2L times from L2, M written and read once; y written once
-Limits   at 64 channels the transforms take a quarter of the time
+Limits   at 64 channels the transforms take a fifth of the time
          u must stay in the last-level cache: 512 x 512 channels (26 MB) and few tiles run at its speed
          C or K below a vector leave lanes empty; K is filled up to a multiple of 2L
          an infinity or NaN spreads over its tile; packing writes four times the bytes that it reads
