@@ -38,9 +38,7 @@ def parser() -> Parser:
 
     p = verb("check", "the verdict on kernels' outputs, without timing")
     p.add_argument("kernels", nargs="*", metavar="GLOB", help="default: all")
-    p.add_argument(
-        "--problems", nargs="+", metavar="SET|FILE|STRING", default=["tiny", "seed", "tails"]
-    )
+    p.add_argument("--problems", nargs="+", metavar="SET|FILE|STRING", default=["tiny", "seed", "tails"])
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--timeout", type=float, metavar="SECONDS", default=300.0, help="for one cell")
 
@@ -49,9 +47,7 @@ def parser() -> Parser:
     p.add_argument("--machine", metavar="NAME", help="default: made from the hardware")
     p.add_argument("--resume", metavar="RECORD.jsonl", help="go on with an interrupted run")
     p.add_argument("--raw", action="store_true", help="keep every sample in the record")
-    p.add_argument(
-        "--report", action="store_true", help="write the HTML and Markdown report of this run"
-    )
+    p.add_argument("--report", action="store_true", help="write the HTML and Markdown report of this run")
 
     p = verb("fleet", "the same sweep over many hosts, on Dask distributed")
     where = p.add_mutually_exclusive_group(required=True)
@@ -59,9 +55,7 @@ def parser() -> Parser:
     where.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask scheduler: tcp://host:8786")
     where.add_argument("--ssh", metavar="HOSTFILE", help="a line: [user@]host[:port] [its checkout]")
     p.add_argument("--plan", action="store_true", help="only say how long it takes on which hosts")
-    p.add_argument(
-        "--resume", nargs="+", metavar="RECORD.jsonl", help="finish what is incomplete there"
-    )
+    p.add_argument("--resume", nargs="+", metavar="RECORD.jsonl", help="finish what is incomplete there")
     _sweep_options(p)
 
     p = verb("cost", "what kernels cost before they are fast, cold and warm, and when that pays off")
@@ -74,22 +68,20 @@ def parser() -> Parser:
     p.add_argument("base", nargs="?", metavar="BASE", help="the commit to compare with")
     p.add_argument("head", nargs="?", metavar="HEAD", help="default: the working tree as it is")
     p.add_argument(
-        "--against", nargs=2, metavar=("OLD", "NEW"),
+        "--against",
+        nargs=2,
+        metavar=("OLD", "NEW"),
         help='two requirements, as "numba==0.67.0" "numba==0.68.1", on one commit (BASE, or the tree)',
-    )  # fmt: skip
+    )
     p.add_argument("--kernels", nargs="+", metavar="GLOB", default=["*"])
     p.add_argument("--problems", nargs="+", metavar="SET|FILE|STRING", help="default: those of compare")
     p.add_argument("--scenario", nargs="+", choices=("eager", "packed"), default=["packed"])
     p.add_argument("--screen", type=int, metavar="N", default=4, help="rounds of every cell")
-    p.add_argument(
-        "--confirm", type=int, metavar="N", help="rounds of suspects; default: what Holm needs"
-    )
+    p.add_argument("--confirm", type=int, metavar="N", help="rounds of suspects; default: what Holm needs")
     p.add_argument("--minimum", type=float, metavar="PERCENT", default=2.0, help="smaller is no change")
     p.add_argument("--threads", type=int, metavar="N", help="default: all usable CPUs")
     p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0, help="for one cell")
-    p.add_argument(
-        "--seed", type=int, help="of data, order and coins; default: a new one, told in --json"
-    )
+    p.add_argument("--seed", type=int, help="of data, order and coins; default: a new one, told in --json")
     p.add_argument("--markdown", metavar="FILE", help="what changed, for a pull request")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
@@ -99,14 +91,16 @@ def parser() -> Parser:
 
     p = verb("selftest", "are wrong kernels caught here, and right ones let through?")
     p.add_argument(
-        "--null", type=int, nargs="?", const=10, metavar="ROUNDS",
+        "--null",
+        type=int,
+        nargs="?",
+        const=10,
+        metavar="ROUNDS",
         help="instead: kernels against themselves; the false alarms and the smallest visible difference",
-    )  # fmt: skip
+    )
     p.add_argument("--kernels", nargs="+", metavar="GLOB", default=["*"], help="families to try")
     p.add_argument("--bad", metavar="DIR", help="bad kernels of your own, as DIR/<backend>/<name>.py")
-    p.add_argument(
-        "--mutants", action="store_true", help="also mutants of the honest kernels (40 minutes)"
-    )
+    p.add_argument("--mutants", action="store_true", help="also mutants of the honest kernels (40 minutes)")
     p.add_argument("--sample", type=int, metavar="N", help="N mutants only, drawn with --seed")
     p.add_argument("--seed", type=int, default=0)
 
@@ -120,19 +114,18 @@ def parser() -> Parser:
     p = verb("trace", "the convolutions of your own network, as a file that is named where a set is")
     p.add_argument("source", metavar="FILE.onnx|package.module:callable")
     p.add_argument(
-        "--input", action="append", metavar="1x3x224x224", default=[],
+        "--input",
+        action="append",
+        metavar="1x3x224x224",
+        default=[],
         help="shape of an input, in their order; a torch module needs it, an ONNX file may",
-    )  # fmt: skip
+    )
     p.add_argument("--out", metavar="FILE.json", help="default: named after the network, here")
 
     p = verb("reproduce", "are published times so here? random cells of a record, measured again")
-    p.add_argument(
-        "records", nargs="+", metavar="RECORDS", help="files or folders, as reports/records/MACHINE"
-    )
+    p.add_argument("records", nargs="+", metavar="RECORDS", help="files or folders, as reports/records/MACHINE")
     p.add_argument("--cells", type=int, metavar="N", default=20, help="how many to draw; default: 20")
-    p.add_argument(
-        "--seed", type=int, help="of the draw, data and order; default: a new one, which is told"
-    )
+    p.add_argument("--seed", type=int, help="of the draw, data and order; default: a new one, which is told")
     p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0, help="for one cell")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
@@ -153,9 +146,7 @@ def parser() -> Parser:
 
     text = "compile every GPU kernel without a GPU; write reports/gpu_code.json and its page"
     p = verbs.add_parser("gpu-offline", help=text, description=text)
-    p.add_argument(
-        "--check", action="store_true", help="change nothing; exit 1 where they are out of date"
-    )
+    p.add_argument("--check", action="store_true", help="change nothing; exit 1 where they are out of date")
     return top
 
 
@@ -202,10 +193,17 @@ def list_kernels(args: argparse.Namespace) -> int:
     for name in chosen(args.kernels or ["*"]):
         k = find(name)
         reason = k.backend.why_not()
-        rows.append({
-            "kernel": name, "algorithm": k.algorithm, "accuracy": k.accuracy, "usable": reason is None,
-            "why_not": reason, "max_flops": k.max_flops, "idea": k.headline,
-        })  # fmt: skip
+        rows.append(
+            {
+                "kernel": name,
+                "algorithm": k.algorithm,
+                "accuracy": k.accuracy,
+                "usable": reason is None,
+                "why_not": reason,
+                "max_flops": k.max_flops,
+                "idea": k.headline,
+            }
+        )
     if args.json:
         emit("list", {"kernels": rows})
         return FINE
@@ -300,10 +298,15 @@ def compare(args: argparse.Namespace) -> int:
         lines = sweep.summarize(baseline)
         sentence = summary.verdict_sentence(cells, baseline, sweep.threads, header["machine"])
         ended = "interrupted" if sweep.interrupted else "complete"
-        log.add({
-            "kind": "end", "status": ended, "libraries": sweep.about, "sentence": sentence,
-            "import_seconds": sweep.imports,
-        })  # fmt: skip
+        log.add(
+            {
+                "kind": "end",
+                "status": ended,
+                "libraries": sweep.about,
+                "sentence": sentence,
+                "import_seconds": sweep.imports,
+            }
+        )
     except OSError as error:
         print(
             f"the record could not be written ({error}); every cell that was finished is in {log.path}: "
@@ -316,10 +319,17 @@ def compare(args: argparse.Namespace) -> int:
     report = _report(log.path) if args.report else []
     if args.json:
         skipped = [c.key | {"status": c.status, "why": c.why} for c in cells if c.status != "ok"]
-        emit("compare", {
-            "run": header, "cells": lines, "skipped": skipped, "sentence": sentence,
-            "record": str(log.path), "report": report,
-        })  # fmt: skip
+        emit(
+            "compare",
+            {
+                "run": header,
+                "cells": lines,
+                "skipped": skipped,
+                "sentence": sentence,
+                "record": str(log.path),
+                "report": report,
+            },
+        )
     else:
         terminal.compare_tables(lines, baseline, header["machine"], sweep.threads)
         terminal.skip_list(cells)
@@ -344,11 +354,16 @@ def _asked(args: argparse.Namespace) -> dict[str, Any]:
     if args.baseline:
         kernels = list(dict.fromkeys([*kernels, *chosen([args.baseline])]))
     return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"), "command": record.command(),
-        "preset": args.preset, "sampling": asdict(preset), "scenarios": args.scenario, "seed": args.seed,
-        "kernels": kernels, "problems": [[x.name, str(x.problem), x.count] for x in layers],
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": record.command(),
+        "preset": args.preset,
+        "sampling": asdict(preset),
+        "scenarios": args.scenario,
+        "seed": args.seed,
+        "kernels": kernels,
+        "problems": [[x.name, str(x.problem), x.count] for x in layers],
         "networks": problems.networks_in(layers),
-    }  # fmt: skip
+    }
 
 
 def _begun(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
@@ -362,17 +377,31 @@ def _begun(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     machine = args.machine or hardware.machine_name(facts)
     state = record.commit()
     header = {
-        "suite": record.SUITE, "method": "compare", "machine": machine, "hardware": facts, **state,
-        "commit_date": record.commit_date(state["commit"]), "threads": threads, "warnings": hardware.warnings(),
+        "suite": record.SUITE,
+        "method": "compare",
+        "machine": machine,
+        "hardware": facts,
+        **state,
+        "commit_date": record.commit_date(state["commit"]),
+        "threads": threads,
+        "warnings": hardware.warnings(),
         **asked,
-        "ceilings": machine_file.ceilings(machine, facts, threads), "null": machine_file.load(machine).get("null"),
-    }  # fmt: skip
+        "ceilings": machine_file.ceilings(machine, facts, threads),
+        "null": machine_file.load(machine).get("null"),
+    }
     path = record.new_path(sweeping.record_folder(args.records), machine, args.preset)
     log = record.Record(path, header)
     found = sweeping.Sweep(
-        sweeping.cells_of(header), sweeping.preset(args.preset, args.rounds, args.budget), threads, args.seed,
-        log, args.timeout, args.raw, ceilings=header["ceilings"], watch=True,
-    )  # fmt: skip
+        sweeping.cells_of(header),
+        sweeping.preset(args.preset, args.rounds, args.budget),
+        threads,
+        args.seed,
+        log,
+        args.timeout,
+        args.raw,
+        ceilings=header["ceilings"],
+        watch=True,
+    )
     return found, header
 
 
@@ -418,11 +447,7 @@ def cost(args: argparse.Namespace) -> int:
     from . import hardware, problems, terminal
 
     threads = args.threads or hardware.usable_cpus()
-    todo = [
-        (k, str(x.problem))
-        for x in problems.resolve(args.problems)
-        for k in chosen(args.kernels or ["*"])
-    ]
+    todo = [(k, str(x.problem)) for x in problems.resolve(args.problems) for k in chosen(args.kernels or ["*"])]
     lines = []
     with terminal.progress(len(todo), args.json) as bar:
         for kernel, problem in todo:
@@ -465,18 +490,31 @@ def regress(args: argparse.Namespace) -> int:
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     with terminal.progress(len(pairs), args.quiet or args.json) as bar:
         run = room.Regression(
-            pairs, sides, threads, seed, args.screen, args.confirm, args.minimum / 100,
-            timeout=args.timeout, progress=bar,
-        )  # fmt: skip
+            pairs,
+            sides,
+            threads,
+            seed,
+            args.screen,
+            args.confirm,
+            args.minimum / 100,
+            timeout=args.timeout,
+            progress=bar,
+        )
         run.run()
     lines, summary = [run.line(pair) for pair in pairs], run.summary()
     labels = (sides["base"].label, sides["head"].label)
     document = {
-        "machine": hardware.machine_name(), "threads": threads, "seed": seed, "warnings": warnings,
-        "status": "interrupted" if run.interrupted else "complete", "command": record.command(),
+        "machine": hardware.machine_name(),
+        "threads": threads,
+        "seed": seed,
+        "warnings": warnings,
+        "status": "interrupted" if run.interrupted else "complete",
+        "command": record.command(),
         **{role: s.about | {"libraries": run.about[role]} for role, s in sides.items()},
-        "summary": summary, "cells": lines, "sentence": findings.sentence(lines, summary, *labels),
-    }  # fmt: skip
+        "summary": summary,
+        "cells": lines,
+        "sentence": findings.sentence(lines, summary, *labels),
+    }
     if args.markdown:
         Path(args.markdown).write_text(findings.markdown(document), encoding="utf-8")
     if args.json:
@@ -499,9 +537,7 @@ def history(args: argparse.Namespace) -> int:
     found = room.steps(every, args.minimum / 100)
     if args.json:
         steps = [step.line for step in found]
-        emit("history", {
-            "series": len(every), "steps": steps, "sentence": room.sentence(every, found),
-        })  # fmt: skip
+        emit("history", {"series": len(every), "steps": steps, "sentence": room.sentence(every, found)})
     else:
         room.show(every, found)
     return FINE
@@ -543,9 +579,15 @@ def doctor(args: argparse.Namespace) -> int:
     name = hardware.machine_name(facts)
     known = machine_file.load(name)
     document = {
-        "machine": name, "hardware": facts, "backends": backends, "warnings": warnings,
-        "ceilings": known.get("ceilings"), "null": known.get("null"), "suite": record.SUITE, **record.commit(),
-    }  # fmt: skip
+        "machine": name,
+        "hardware": facts,
+        "backends": backends,
+        "warnings": warnings,
+        "ceilings": known.get("ceilings"),
+        "null": known.get("null"),
+        "suite": record.SUITE,
+        **record.commit(),
+    }
     if args.json:
         emit("doctor", document)
         return FINE
@@ -585,8 +627,9 @@ def _show_machine_file(out: Any, known: dict[str, Any]) -> None:
             f"  null experiment    {null['false_alarms']} of {null['twins']} twins differed (expected "
             f"{null['expected_rate']:.1%}); a difference of {null['smallest_visible']:.1%} is visible "
             f"in {null['rounds']} rounds",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+            markup=False,
+            soft_wrap=True,
+        )
     else:
         out.print("  null experiment    not made: python -m benchmarks selftest --null")
 
@@ -691,9 +734,7 @@ def _null(args: argparse.Namespace) -> int:
     kernels = [k for k in null.KERNELS if k in chosen(args.kernels or ["*"])]
     with terminal.progress(2 * len(kernels) * len(null.PROBLEMS) * args.null, args.json) as bar:
         found = null.experiment(threads, args.null, bar, kernels, 120)
-    path = machine_file.save(
-        name, hardware=facts, null={k: v for k, v in found.items() if k != "pairs"}
-    )
+    path = machine_file.save(name, hardware=facts, null={k: v for k, v in found.items() if k != "pairs"})
     if args.json:
         emit("null", {"machine": name, "path": str(path), **found})
         return FINE
@@ -745,9 +786,14 @@ def reproduce(args: argparse.Namespace) -> int:
         return FAILED
     with terminal.progress(len(drawn) * agreement.SCREENED, args.quiet or args.json) as bar:
         run = again.Again(
-            drawn, same_class, hardware.usable_cpus(), seed,
-            lambda threads: machine_file.ceilings(machine, facts, threads), args.timeout, bar,
-        )  # fmt: skip
+            drawn,
+            same_class,
+            hardware.usable_cpus(),
+            seed,
+            lambda threads: machine_file.ceilings(machine, facts, threads),
+            args.timeout,
+            bar,
+        )
         run.run()
     found = {"machine": machine, **verdict.document(run), **about}
     if args.json:
@@ -779,17 +825,12 @@ def fleet(args: argparse.Namespace) -> int:
     try:
         with contextlib.ExitStack() as stack:
             client = cluster.connect(stack, args.local, args.scheduler, args.ssh)
-            run = coordinator.Fleet(
-                client, _asked(args), folder, resumed, arguments, durations.round_seconds
-            )
+            run = coordinator.Fleet(client, _asked(args), folder, resumed, arguments, durations.round_seconds)
             if not args.plan:
                 return _fleet_sweep(args, run)
             run.announce()
     except ImportError as error:
-        print(
-            f"python -m benchmarks fleet: needs {error.name}: pip install 'convzoo[fleet]'",
-            file=sys.stderr,
-        )
+        print(f"python -m benchmarks fleet: needs {error.name}: pip install 'convzoo[fleet]'", file=sys.stderr)
         return FAILED
     found = plan.plan(run, durations, sweeping.preset(args.preset, args.rounds, args.budget))
     if args.json:
@@ -818,10 +859,23 @@ def _fleet_sweep(args: argparse.Namespace, run: Any) -> int:
 
 
 VERBS = {
-    "list": list_kernels, "check": check, "compare": compare, "cost": cost, "explain": explain, "doctor": doctor,
-    "machine": machine, "export": export, "gpu": gpu, "gpu-offline": gpu_offline, "selftest": selftest,
-    "regress": regress, "history": history, "trace": trace, "reproduce": reproduce, "fleet": fleet,
-}  # fmt: skip
+    "list": list_kernels,
+    "check": check,
+    "compare": compare,
+    "cost": cost,
+    "explain": explain,
+    "doctor": doctor,
+    "machine": machine,
+    "export": export,
+    "gpu": gpu,
+    "gpu-offline": gpu_offline,
+    "selftest": selftest,
+    "regress": regress,
+    "history": history,
+    "trace": trace,
+    "reproduce": reproduce,
+    "fleet": fleet,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -34,9 +34,7 @@ def register() -> None:
             samples = time(
                 Effort(
                     sample=self.sample_time if not quick else 0.0,
-                    warm_up=0.0
-                    if quick
-                    else (usual.warm_up if self.warmup_time < 0 else self.warmup_time),
+                    warm_up=0.0 if quick else (usual.warm_up if self.warmup_time < 0 else self.warmup_time),
                     budget=usual.budget,
                     fewest=fewest,
                     most=most,

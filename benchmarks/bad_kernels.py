@@ -25,10 +25,15 @@ from .strain import CHANGE_THREADS
 
 # A backend that is not listed gets the first of its kernels that promises the most.
 HONEST = {
-    "python": "python/naive", "numpy": "numpy/shifted", "numba": "numba/parallel",
-    "numba_cuda": "numba_cuda/naive", "cupy": "cupy/shifted", "torch_cpu": "torch_cpu/builtin",
-    "torch_cuda": "torch_cuda/unfold", "torch_mps": "torch_mps/unfold",
-}  # fmt: skip
+    "python": "python/naive",
+    "numpy": "numpy/shifted",
+    "numba": "numba/parallel",
+    "numba_cuda": "numba_cuda/naive",
+    "cupy": "cupy/shifted",
+    "torch_cpu": "torch_cpu/builtin",
+    "torch_cuda": "torch_cuda/unfold",
+    "torch_mps": "torch_mps/unfold",
+}
 REFUSED = "not exact|outside the|must be"
 
 

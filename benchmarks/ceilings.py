@@ -43,9 +43,7 @@ def measure(threads: int) -> dict[str, Any]:
         environment = os.environ | library_environment(n) | {"PYTHONPATH": python_path()}
         command = [sys.executable, "-m", "benchmarks.ceilings", str(n)]
         try:
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=LIMIT
-            )
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT)
         except subprocess.TimeoutExpired:
             why = f"the ceilings could not be measured within {LIMIT} s: end other work, then try again"
             raise Unmeasured(why) from None
@@ -213,10 +211,13 @@ class Pulse:
         self.trips: list[float] = []  # a microsecond, whenever the arithmetic was all there
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.ceilings", str(threads), "--pulse", str(known)],
-            env=os.environ | library_environment(threads) | quiet, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env=os.environ | library_environment(threads) | quiet,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
-        )  # fmt: skip
+        )
 
     def share(self) -> float:
         """What there is now of the most there was, from 0 to 1; 1 where nothing can be asked."""

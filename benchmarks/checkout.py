@@ -33,9 +33,12 @@ FOLDER = ROOT / ".asv" / "regress"
 CORE = ROOT / "kernels" / "convzoo"
 JUDGE = ("reference.py",)
 PROBE = {
-    "kernel": "numpy/per_channel", "problem": "n1c2h5w5k2r3s3", "scenario": "packed", "seed": 0,
+    "kernel": "numpy/per_channel",
+    "problem": "n1c2h5w5k2r3s3",
+    "scenario": "packed",
+    "seed": 0,
     "effort": {"sample": 0.0, "warm_up": 0.0, "budget": 0.0, "fewest": 1, "most": 1},
-}  # fmt: skip
+}
 MISFIT = ("ImportError", "ModuleNotFoundError", "AttributeError", "TypeError", "NameError")
 
 
@@ -68,9 +71,12 @@ class Side:
     @property
     def about(self) -> dict[str, Any]:
         return {
-            "label": self.label, "commit": self.commit, "requirement": self.requirement,
-            "borrowed": list(self.borrowed), "note": self.note,
-        }  # fmt: skip
+            "label": self.label,
+            "commit": self.commit,
+            "requirement": self.requirement,
+            "borrowed": list(self.borrowed),
+            "note": self.note,
+        }
 
 
 def sides(base: str | None, head: str | None, against: list[str] | None) -> dict[str, Side]:
@@ -104,8 +110,7 @@ def _fitting(role: str, revision: str | None, requirement: str | None) -> Side:
 def misfit(side: Side) -> str:
     """Why this tree's worker and a side's convzoo do not work together, or "" where they do."""
     code = (
-        "import json, sys; from benchmarks.worker import run_cell; "
-        "print(json.dumps(run_cell(json.loads(sys.argv[1]))))"
+        "import json, sys; from benchmarks.worker import run_cell; print(json.dumps(run_cell(json.loads(sys.argv[1]))))"
     )
     try:
         reply = json.loads(_run(side, code, json.dumps(PROBE), 1))
@@ -121,9 +126,7 @@ def make(role: str, revision: str | None, requirement: str | None, borrowed: tup
     return of_commit(role, revision, requirement, borrowed)
 
 
-def of_commit(
-    role: str, revision: str, requirement: str | None = None, borrowed: tuple[str, ...] = JUDGE
-) -> Side:
+def of_commit(role: str, revision: str, requirement: str | None = None, borrowed: tuple[str, ...] = JUDGE) -> Side:
     """The kernels of a commit. ValueError where git knows no such commit, or it has no kernels."""
     try:
         commit = _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").decode().strip()
@@ -142,9 +145,7 @@ def of_commit(
     return _side(Side(role, label, commit, ROOT, sys.executable, requirement, borrowed), commit, unpack)
 
 
-def of_working_tree(
-    role: str, requirement: str | None = None, borrowed: tuple[str, ...] = JUDGE
-) -> Side:
+def of_working_tree(role: str, requirement: str | None = None, borrowed: tuple[str, ...] = JUDGE) -> Side:
     """The kernels as they lie here now, copied, so that an edit during the run changes nothing."""
     try:
         listed = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "kernels")
@@ -240,9 +241,12 @@ def _run(side: Side, code: str, argument: str, threads: int) -> str:
     """The last line that ``code`` prints when a side's Python runs it as a worker would."""
     paths = {"PYTHONPATH": python_path(side.kernels)}
     done = subprocess.run(
-        [side.python, "-c", code, argument], capture_output=True, text=True, cwd=ROOT,
+        [side.python, "-c", code, argument],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
         env=os.environ | library_environment(threads) | paths,
-    )  # fmt: skip
+    )
     if done.returncode or not done.stdout.strip():
         said = done.stderr.strip() or "it prints nothing"
         raise Unprepared(f"{side.label} cannot be imported: {said.splitlines()[-1]}")

@@ -50,9 +50,7 @@ def preset(name: str, rounds: int | None, seconds: float | None) -> Preset:
     """A preset by name, with the number of rounds or the time replaced where they are given."""
     found = PRESETS[name]
     return replace(
-        found,
-        rounds=(rounds, rounds) if rounds else found.rounds,
-        seconds=seconds if seconds else found.seconds,
+        found, rounds=(rounds, rounds) if rounds else found.rounds, seconds=seconds if seconds else found.seconds
     )
 
 
@@ -117,9 +115,7 @@ class Sweep:
         fewest, most = self.preset.rounds
         try:
             for i in range(most):
-                live = [
-                    c for c in self.cells if c.status == "ok" and not c.settled() and i not in c.rounds
-                ]
+                live = [c for c in self.cells if c.status == "ok" and not c.settled() and i not in c.rounds]
                 if not live and any(i in c.rounds for c in self.cells):
                     continue  # a resumed run: this round was finished earlier
                 if not live or (i >= fewest and monotonic() - started > self.preset.seconds):
@@ -244,9 +240,7 @@ class Sweep:
             return
         cause = (reply["seconds"], cell.layer.problem, reply["algorithm"])
         why = plausibility.mistrust(*cause, self.ceilings, self.threads)
-        for _ in range(
-            3 if why else 0
-        ):  # other work may have held the ceilings down, not the kernel up
+        for _ in range(3 if why else 0):  # other work may have held the ceilings down, not the kernel up
             try:
                 again = ceilings.measure(self.threads)
             except ceilings.Unmeasured:
@@ -285,13 +279,13 @@ def cells_of(header: dict[str, Any]) -> list[Cell]:
     layers = [Layer(name, Conv2d.parse(text), count) for name, text, count in header["problems"]]
     return [
         Cell(kernel, layer, scenario)
-        for kernel in header["kernels"] for layer in layers for scenario in header["scenarios"]
-    ]  # fmt: skip
+        for kernel in header["kernels"]
+        for layer in layers
+        for scenario in header["scenarios"]
+    ]
 
 
-def resumed(
-    header: dict[str, Any], lines: list[dict[str, Any]], log: Record, timeout: float, raw: bool
-) -> Sweep:
+def resumed(header: dict[str, Any], lines: list[dict[str, Any]], log: Record, timeout: float, raw: bool) -> Sweep:
     """The sweep that a record began, with the rounds and the refusals that it holds."""
     sampling = header["sampling"]
     kept = Preset(Effort(**sampling["effort"]), tuple(sampling["rounds"]), sampling["seconds"])

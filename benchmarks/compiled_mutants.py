@@ -147,10 +147,12 @@ THREADS = 3
 def files(globs: Sequence[str]) -> list[str]:
     """The files that match and can be judged here."""
     return [
-        name for name, users in FILES.items()
-        if hasattr(os, "fork") and any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+        name
+        for name, users in FILES.items()
+        if hasattr(os, "fork")
+        and any(fnmatch.fnmatchcase(name, glob) for glob in globs)
         and all(find(user).backend.why_not() is None and runs_here(user, TAILS) for user in users)
-    ]  # fmt: skip
+    ]
 
 
 def places(name: str) -> list[Mutant]:
@@ -158,9 +160,11 @@ def places(name: str) -> list[Mutant]:
     left_out = CHOICES.get(name, ())
     tree = ast.parse(path_of(name).read_text(encoding="utf-8"))
     lines = {
-        line for f in tree.body if isinstance(f, ast.FunctionDef) and f.name in left_out
+        line
+        for f in tree.body
+        if isinstance(f, ast.FunctionDef) and f.name in left_out
         for line in range(f.lineno, f.end_lineno + 1)  # type: ignore[operator]
-    }  # fmt: skip
+    }
     return [m for m in mutants_of(name) if m.line not in lines]
 
 
@@ -244,9 +248,7 @@ def _fenced(shape: tuple[int, ...] | int, dtype: Any) -> Any:
     begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     for page in (begin, begin + PAGE + room):
         protect(page, PAGE, NOTHING)
-    return np.frombuffer(memory, dtype, size // np.dtype(dtype).itemsize, PAGE + room - size).reshape(
-        shape
-    )
+    return np.frombuffer(memory, dtype, size // np.dtype(dtype).itemsize, PAGE + room - size).reshape(shape)
 
 
 class _Allocates:
@@ -286,12 +288,7 @@ def _fences(modules: Sequence[Any]) -> Iterator[None]:
 
 
 def verdict_on(
-    name: str,
-    source: str,
-    users: Sequence[str],
-    refused: set[tuple],
-    turn: Callable[[], Any],
-    honest: bool = False,
+    name: str, source: str, users: Sequence[str], refused: set[tuple], turn: Callable[[], Any], honest: bool = False
 ) -> str:
     """Why the verdict rejects this source through these kernels, or nothing.
 
@@ -311,9 +308,7 @@ def verdict_on(
     return ""
 
 
-def _on(
-    kernel: Any, modules: tuple[Any, Any], p: Conv2d, which: tuple, refused: set[tuple], honest: bool
-) -> str:
+def _on(kernel: Any, modules: tuple[Any, Any], p: Conv2d, which: tuple, refused: set[tuple], honest: bool) -> str:
     from convzoo import Unsupported
     from convzoo.reference import _data, examine, known_once
 
@@ -378,9 +373,7 @@ def passes(name: str, user: str, refused: set[tuple]) -> tuple[set[int], float]:
     sys.settrace(trace if len(FILES[name]) > 1 else None)
     try:
         source = path.read_text(encoding="utf-8")
-        why = verdict_on(
-            name, source, [user], refused, lambda: times.append(process_time()), honest=True
-        )
+        why = verdict_on(name, source, [user], refused, lambda: times.append(process_time()), honest=True)
     finally:
         sys.settrace(None)
     if why:
@@ -406,9 +399,7 @@ def main() -> None:
     for line in sys.stdin:
         mutant = every[int(line)]
         users = [user for user, (lines, _) in passed.items() if reached(mutant, lines)] or FILES[name]
-        judge = functools.partial(
-            verdict_on, name, mutant.source, users, refused, lambda: give(seconds)
-        )
+        judge = functools.partial(verdict_on, name, mutant.source, users, refused, lambda: give(seconds))
         why = in_a_fork(judge)
         print(json.dumps({"index": int(line), "why": why}), file=replies, flush=True)
 

@@ -24,9 +24,7 @@ def ladder(kernel: str, problem: str, threads: int, timeout: float) -> dict[str,
     found: dict[str, Any] = {"kernel": kernel, "problem": problem, "status": "ok", "why": ""}
     with tempfile.TemporaryDirectory() as cache:
         kept = os.environ.get("NUMBA_CACHE_DIR")
-        os.environ["NUMBA_CACHE_DIR"] = (
-            cache  # inherited by the workers; other libraries have no cache here
-        )
+        os.environ["NUMBA_CACHE_DIR"] = cache  # inherited by the workers; other libraries have no cache here
         try:
             for state in ("cold", "warm"):
                 reply = _one_process(kernel, problem, threads, timeout)

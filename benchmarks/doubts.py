@@ -34,16 +34,41 @@ ATTEMPTS = 8  # doubt must be found in each of these
 LOOKS = 8  # at what a kernel has left behind
 
 WATCHED = (
-    "time", "gc", "numpy", "numpy.random", "numpy.linalg", "builtins", "math", "statistics", "json", "threading",
-    "random", "dataclasses", "functools",
-    "convzoo.reference", "convzoo.problem", "convzoo.plan", "convzoo.backends", "convzoo.catalog",
-    "benchmarks.stopwatch", "benchmarks.worker", "benchmarks.doubts", "benchmarks.guard", "benchmarks.strain",
+    "time",
+    "gc",
+    "numpy",
+    "numpy.random",
+    "numpy.linalg",
+    "builtins",
+    "math",
+    "statistics",
+    "json",
+    "threading",
+    "random",
+    "dataclasses",
+    "functools",
+    "convzoo.reference",
+    "convzoo.problem",
+    "convzoo.plan",
+    "convzoo.backends",
+    "convzoo.catalog",
+    "benchmarks.stopwatch",
+    "benchmarks.worker",
+    "benchmarks.doubts",
+    "benchmarks.guard",
+    "benchmarks.strain",
     "__main__",
-)  # fmt: skip
+)
 VARIABLES = (  # which libraries read when they begin
-    "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_DYNAMIC", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-    "NUMBA_NUM_THREADS", "CONVZOO_VECTOR_BITS",
-)  # fmt: skip
+    "OMP_NUM_THREADS",
+    "OMP_PROC_BIND",
+    "OMP_PLACES",
+    "OMP_DYNAMIC",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "CONVZOO_VECTOR_BITS",
+)
 OWN = ("convzoo.", "benchmarks.", "__main__")
 
 

@@ -10,18 +10,10 @@ from __future__ import annotations
 ARGUED: dict[str, dict[str, dict[str, str]]] = {
     "numpy/fft": {
         "BLOCK_BYTES = 2**26": {
-            "BLOCK_BYTES = 1**26": (
-                "how many filters pack transforms at once: each is transformed alone in any case"
-            ),
-            "BLOCK_BYTES = 3**26": (
-                "how many filters pack transforms at once: each is transformed alone in any case"
-            ),
-            "BLOCK_BYTES = 2**25": (
-                "how many filters pack transforms at once: each is transformed alone in any case"
-            ),
-            "BLOCK_BYTES = 2**27": (
-                "how many filters pack transforms at once: each is transformed alone in any case"
-            ),
+            "BLOCK_BYTES = 1**26": ("how many filters pack transforms at once: each is transformed alone in any case"),
+            "BLOCK_BYTES = 3**26": ("how many filters pack transforms at once: each is transformed alone in any case"),
+            "BLOCK_BYTES = 2**25": ("how many filters pack transforms at once: each is transformed alone in any case"),
+            "BLOCK_BYTES = 2**27": ("how many filters pack transforms at once: each is transformed alone in any case"),
         },
         "for prime in (2, 3, 5, 7):": {
             "for prime in (3, 3, 5, 7):": (
@@ -51,13 +43,11 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
             "if not (rest == 1):": ("a size with other factors is as right, only slower"),
             "if rest != 1:": ("a size with other factors is as right, only slower"),
         },
-        "n += 1": {
-            "n += 2": ("passes over some good sizes: the next one is as right, only slower"),
-        },
+        "n += 1": {"n += 2": ("passes over some good sizes: the next one is as right, only slower")},
         "if spectra_bytes > SPECTRA_BYTES:": {
             "if spectra_bytes >= SPECTRA_BYTES:": (
                 "tells spectra of exactly 2 GiB from smaller ones: either side of the limit may be theirs"
-            ),
+            )
         },
         "block = max(1, BLOCK_BYTES // (complex_bytes * F * inputs))": {
             "block = max(2, BLOCK_BYTES // (complex_bytes * F * inputs))": (
@@ -79,7 +69,7 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "x = np.ascontiguousarray(x.transpose(2, 1, 0)).reshape(F, G, inputs, N)": {
             "x = x.transpose(2, 1, 0).reshape(F, G, inputs, N)": (
                 "reshape copies what it cannot view: the same numbers, in a slower order"
-            ),
+            )
         },
     },
     "numpy/per_channel": {
@@ -90,7 +80,7 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
             "sides = ((0, 0), (0, 1), (top, bottom), (left, right))": (
                 "pads a further channel of zeros that nobody reads"
             ),
-        },
+        }
     },
     "numpy/windows": {
         "WINDOW_BYTES = 2**28": {
@@ -146,17 +136,13 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "k = slice(g * outputs, (g + 1) * outputs)": {
             "k = slice(g * outputs, (g + 2) * outputs)": (
                 "also sums the next group's outputs from the wrong channels; the next turn of g overwrites them"
-            ),
+            )
         },
     },
     "numba/direct": {
         "TILE = 256": {
-            "TILE = 255": (
-                "one pixel more or less a tile: tiles are rounded up to LANES, and ROW grows with them"
-            ),
-            "TILE = 257": (
-                "one pixel more or less a tile: tiles are rounded up to LANES, and ROW grows with them"
-            ),
+            "TILE = 255": ("one pixel more or less a tile: tiles are rounded up to LANES, and ROW grows with them"),
+            "TILE = 257": ("one pixel more or less a tile: tiles are rounded up to LANES, and ROW grows with them"),
         },
         "LANES = 16": {
             "LANES = 15": ("tiles are multiples of another number, and ROW follows: only vectors care"),
@@ -169,9 +155,7 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
             "SHEETS = 2**23": ("how many images have their sheets made at a time: images do not meet"),
         },
         "for v in range(line, line + uint64(first)):": {
-            "for v in range(line, line + uint64(last)):": (
-                "zeros where the next loop writes its pixels over them"
-            ),
+            "for v in range(line, line + uint64(last)):": ("zeros where the next loop writes its pixels over them")
         },
         "sums = sums[-sums.ctypes.data // sums.itemsize % LANES :]": {
             "sums = sums[sums.ctypes.data // sums.itemsize % LANES :]": (
@@ -195,7 +179,7 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "add_to_one(sums, x, (n * G + g) * group + begin, taps, w[g, block], pixels)": {
             "add_to_one(sums, x, (n * G + g) * group + begin, taps, w[g, block - 1], pixels)": (
                 "a group of one output has one block: block is 0, and -1 is the same one"
-            ),
+            )
         },
         "for p in range(start // width, (end - 1) // width + 1):": {
             "for p in range(start // width, (end + 1) // width + 1):": (
@@ -209,24 +193,22 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
             ),
         },
         "height = p.P + (p.R - 1) * dilation_h // stride_h": {
-            "height = p.P + (p.R - 1) * dilation_h * stride_h": (
-                "taller sheets, whose further rows no tap reads"
-            ),
+            "height = p.P + (p.R - 1) * dilation_h * stride_h": ("taller sheets, whose further rows no tap reads")
         },
         "width = p.Q + (p.S - 1) * dilation_w // stride_w": {
             "width = p.Q + (p.S - 1) * dilation_w * stride_w": (
                 "wider sheets, whose further columns are gap pixels, computed and dropped"
-            ),
+            )
         },
         "sources = np.where((h >= 0) & (h < p.H), h, -1)": {
             "sources = np.where((h >= 0) & (h < p.H), h, -2)": (
                 "the mark for a row of zeros: any negative number is taken for it"
-            ),
+            )
         },
         "c, r, s = np.indices((p.C // p.groups, p.R, p.S)).reshape(3, -1)": {
             "c, r, s = np.indices((p.C // p.groups, p.R, p.S)).reshape(3, -2)": (
                 "NumPy takes any negative length for the unknown one"
-            ),
+            )
         },
         "tiles = -(-run_length * p.itemsize // (4 * TILE))": {
             "tiles = -(-run_length + p.itemsize // (4 * TILE))": (
@@ -245,7 +227,7 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "blocks = -(-outputs // BLOCK)": {
             "blocks = -(-outputs * BLOCK)": (
                 "further blocks with no output channel in them: nothing of them is written"
-            ),
+            )
         },
         "own_sheet = nchw and p.stride == (1, 1) and not any(p.padding) and pixels <= run_length": {
             "own_sheet = nchw and p.stride == (0, 1) and not any(p.padding) and pixels <= run_length": (
@@ -258,12 +240,8 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
                 "x is copied into sheets where it could be read in place: the same pixels"
             ),
         },
-        "batch, rows, size = p.N, 0, 0": {
-            "batch, rows, size = p.N, 0, 1": ("one element of memory that nobody reads"),
-        },
-        "if not own_sheet:": {
-            "if True:": ("x is copied into sheets where it could be read in place: the same pixels"),
-        },
+        "batch, rows, size = p.N, 0, 0": {"batch, rows, size = p.N, 0, 1": ("one element of memory that nobody reads")},
+        "if not own_sheet:": {"if True:": ("x is copied into sheets where it could be read in place: the same pixels")},
         "batch = min(p.N, max(1, SHEETS // (p.C * channel * p.itemsize)))": {
             "batch = max(p.N, max(1, SHEETS // (p.C * channel * p.itemsize)))": (
                 "how many images have their sheets made at a time: images do not meet"
@@ -287,17 +265,15 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "shape = (p.C // G * channel, outputs, *(gapless if width == p.Q else line), run_length, pixels)": {
             "shape = (p.C // G * channel, outputs, *((line)), run_length, pixels)": (
                 "rows without gaps taken one by one instead of as one long row"
-            ),
+            )
         },
         "parallel = p.flops > SERIAL_FLOPS": {
-            "parallel = p.flops >= SERIAL_FLOPS": (
-                "at the very threshold either version may run: they do the same"
-            ),
+            "parallel = p.flops >= SERIAL_FLOPS": ("at the very threshold either version may run: they do the same")
         },
         "packed = np.zeros((G, blocks, p.taps, BLOCK), p.dtype)": {
             "packed = np.empty((G, blocks, p.taps, BLOCK), p.dtype)": (
                 "weights of output channels that do not exist: their sums are made and never read"
-            ),
+            )
         },
         "threads = get_num_threads() if parallel else 1": {
             "threads = (1)": ("one thread takes all items: slower, the same sums"),
@@ -314,21 +290,21 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
             ),
         },
         "sixes = len(taps) // 6 * 6": {
-            "sixes = len(taps) // 7 * 6": ("fewer taps by sixes: the loop after it takes the others"),
+            "sixes = len(taps) // 7 * 6": ("fewer taps by sixes: the loop after it takes the others")
         },
         "for t in range(0, sixes, 6):": {
-            "for t in range(0, sixes - 1, 6):": ("sixes is a multiple of six: the same turns"),
+            "for t in range(0, sixes - 1, 6):": ("sixes is a multiple of six: the same turns")
         },
         "threes = len(taps) // 3 * 3": {
-            "threes = len(taps) // 4 * 3": ("fewer taps by threes: the loop after it takes the others"),
+            "threes = len(taps) // 4 * 3": ("fewer taps by threes: the loop after it takes the others")
         },
         "for t in range(0, threes, 3):": {
-            "for t in range(0, threes - 1, 3):": ("threes is a multiple of three: the same turns"),
+            "for t in range(0, threes - 1, 3):": ("threes is a multiple of three: the same turns")
         },
     },
     "numba/im2col": {
         "for q in range(uint64(lo)):": {
-            "for q in range(uint64(hi)):": ("zeros where the next loop writes its pixels over them"),
+            "for q in range(uint64(hi)):": ("zeros where the next loop writes its pixels over them")
         },
         "x_is_patches = p.R == p.S == 1 and p.stride == (1, 1) and not any(p.padding)": {
             "x_is_patches = p.R == p.S == 0 and p.stride == (1, 1) and not any(p.padding)": (
@@ -348,57 +324,55 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
             "elements = (p.C * p.R * p.S * pixels)": ("memory for patches that this case does not use"),
         },
         "return a.reshape(p.N, G, channels, -1)": {
-            "return a.reshape(p.N, G, channels, -2)": (
-                "NumPy takes any negative length for the unknown one"
-            ),
+            "return a.reshape(p.N, G, channels, -2)": ("NumPy takes any negative length for the unknown one")
         },
         "return a.reshape(p.N, -1, G, channels).transpose(0, 2, 3, 1)": {
             "return a.reshape(p.N, -2, G, channels).transpose(0, 2, 3, 1)": (
                 "NumPy takes any negative length for the unknown one"
-            ),
+            )
         },
         "images, patches = x.reshape(p.N, -1), np.empty(elements, p.dtype)": {
             "images, patches = x.reshape(p.N, -2), np.empty(elements, p.dtype)": (
                 "NumPy takes any negative length for the unknown one"
-            ),
+            )
         },
     },
     "numba/naive": {
         "no_bias = np.zeros(p.K, p.dtype)": {
             "no_bias = np.zeros(p.K, 'float16')": (
                 "zeros of any dtype add nothing; compiled, the signature refuses the dtype"
-            ),
-        },
+            )
+        }
     },
     "numba/parallel": {
         "body = compiled(p.dtype, p.flops > SERIAL_FLOPS)": {
             "body = compiled(p.dtype, p.flops >= SERIAL_FLOPS)": (
                 "at the very threshold either version may run: they do the same"
-            ),
+            )
         },
         "no_bias = np.zeros(p.K, p.dtype)": {
             "no_bias = np.zeros(p.K, 'float16')": (
                 "zeros of any dtype add nothing; compiled, the signature refuses the dtype"
-            ),
+            )
         },
     },
     "torch_cpu/builtin": {
         'return (y.permute(0, 2, 3, 1) if p.layout == "nhwc" else y).contiguous()': {
             'return y.permute(0, 2, 3, 1) if p.layout == "nhwc" else y': (
                 "y is C-contiguous already: on the CPU torch answers in the order of x, others promise nothing"
-            ),
-        },
+            )
+        }
     },
     "torch_cpu/channels_last": {
         "x = x.permute(0, 3, 1, 2) if nhwc else x.contiguous(memory_format=torch.channels_last)": {
             "x = x.permute(0, 3, 1, 2) if nhwc else x": (
                 "the order in memory decides the speed: the operator takes any"
-            ),
-        },
+            )
+        }
     },
     "torch_cpu/packed": {
         "if not torch.backends.mkldnn.is_available():": {
-            "if False:": ("speaks of a torch without oneDNN, which this one is not"),
+            "if False:": ("speaks of a torch without oneDNN, which this one is not")
         },
         "size = (p.N, p.C, p.H, p.W) if even else (p.N, p.C, *p.padded)": {
             "size = ((p.N, p.C, *p.padded))": (
@@ -414,42 +388,34 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "x = x.permute(0, 3, 1, 2) if nhwc else x.contiguous(memory_format=torch.channels_last)": {
             "x = x.permute(0, 3, 1, 2) if nhwc else x": (
                 "the order in memory decides the speed: the operator takes any"
-            ),
+            )
         },
     },
     "torch_cpu/unfold": {
-        "if precision is None:": {
-            "if False:": ("speaks of a torch before 2.9, which this one is not"),
-        },
+        "if precision is None:": {"if False:": ("speaks of a torch before 2.9, which this one is not")},
         "x = x.permute(0, 3, 1, 2).contiguous()": {
-            "x = x.permute(0, 3, 1, 2)": ("unfold makes its own copy of whatever it is given"),
+            "x = x.permute(0, 3, 1, 2)": ("unfold makes its own copy of whatever it is given")
         },
         "y = y.transpose(1, 2).reshape(p.y_shape).contiguous()": {
             "y = y.transpose(1, 2).reshape(p.y_shape)": (
                 "reshape has made the copy where one was needed, and its result is C-contiguous"
-            ),
+            )
         },
     },
     "numba/register_tile": {
-        "V = 2": {
-            "V = 3": (
-                "tiles of three vectors are written by the same code: the sums spill, and are the same"
-            ),
-        },
+        "V = 2": {"V = 3": ("tiles of three vectors are written by the same code: the sums spill, and are the same")},
         "low, high = filter_rows(j, p + f // j.Q, p + min(f + U - 1, count - 1) // j.Q)": {
             "low, high = filter_rows(j, p + f // j.Q, p + min(f + U - 1, count + 1) // j.Q)": (
                 "a later last row begins with an earlier filter row: further taps, in rows of zeros"
-            ),
+            )
         },
         "size = (p.C * plane if nchw else height * line) + 2 * lanes * item": {
             "size = (p.C * plane if nchw else height * line) + 3 * lanes * item": (
                 "a buffer with more room than is used"
-            ),
+            )
         },
         'here["buffer"] = (size + 4095) // 4096 * 4096 + 64 * 5': {
-            'here["buffer"] = (size + 4095) // 4095 * 4096 + 64 * 5': (
-                "a buffer with more room than is used"
-            ),
+            'here["buffer"] = (size + 4095) // 4095 * 4096 + 64 * 5': ("a buffer with more room than is used"),
             'here["buffer"] = (size + 4095) // 4096 * 4096 + 63 * 5': (
                 "the buffers of two threads begin 5 bytes closer to each other: vectors are loaded from any address"
             ),
@@ -465,14 +431,12 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "U = min(heights, key=lambda U: found[U][0] * (1 if heights[0] == U else 1.03))": {
             "U = min(heights, key=lambda U: found[U][0] * (1 if heights[1] == U else 1.03))": (
                 "which tile is preferred: all heights are right"
-            ),
+            )
         },
     },
     "numba/pointwise": {
         "fence()": {
-            "pass": (
-                "a thread's end waits for its stores past the caches in any case: that is a locked instruction"
-            ),
+            "pass": ("a thread's end waits for its stores past the caches in any case: that is a locked instruction")
         },
         "form = _simd.AHEAD if p.stride == (1, 1) else _simd.PLAIN": {
             "form = (_simd.PLAIN)": ("no pixels are asked for ahead of their use"),
@@ -483,48 +447,38 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "j, at_table, clamped = geometry[0], table.ctypes.data, np.empty(16, np.int64)": {
             "j, at_table, clamped = geometry[0], table.ctypes.data, np.empty(15, np.int64)": (
                 "a tile has at most 14 pixels"
-            ),
+            )
         },
         "if f + j.pixels > count:": {
-            "if f + j.pixels >= count:": (
-                "a last tile that is whole: nothing is clamped, the places are copied"
-            ),
+            "if f + j.pixels >= count:": ("a last tile that is whole: nothing is clamped, the places are copied")
         },
         "count = min(vectors * (i + 1) // tiles * j.lanes, j.Q) - f": {
             "count = min(vectors * (i + 1) * tiles * j.lanes, j.Q) - f": (
                 "a tile of two vectors computes the next tile's first as well, which is whole: the same sums twice"
-            ),
+            )
         },
         "threads = config.NUMBA_NUM_THREADS if parallel else 1": {
             "threads = config.NUMBA_NUM_THREADS if parallel else 0": (
                 "only the estimate of tiling reads it: any block and any tile is right"
-            ),
+            )
         },
         "shape = (p.N, p.P * p.Q, 1) if nchw else (1, p.N * p.P * p.Q, 1)": {
-            "shape = ((p.N, p.P * p.Q, 1))": (
-                "the images of nhwc one by one instead of as one row of pixels"
-            ),
+            "shape = ((p.N, p.P * p.Q, 1))": ("the images of nhwc one by one instead of as one row of pixels")
         },
         "pixel = p.stride[1] * (item if nchw else p.C * item)": {
-            "pixel = p.stride[1] * ((item))": ("which tiles are looked at: all heights are right"),
+            "pixel = p.stride[1] * ((item))": ("which tiles are looked at: all heights are right")
         },
         "U = min(heights, key=lambda U: found[U][0] * (1 if heights[0] == U else 1.03))": {
             "U = min(heights, key=lambda U: found[U][0] * (0 if heights[0] == U else 1.03))": (
                 "which tile is preferred: all heights are right"
-            ),
+            )
         },
         "U = width = 8 if _simd.many_registers() else 4": {
-            "U = width = 9 if _simd.many_registers() else 4": (
-                "tiles of nine channels are written by the same code"
-            ),
-            "U = width = (8)": (
-                "tiles of eight channels spill where there are 16 registers: the same sums"
-            ),
+            "U = width = 9 if _simd.many_registers() else 4": ("tiles of nine channels are written by the same code"),
+            "U = width = (8)": ("tiles of eight channels spill where there are 16 registers: the same sums"),
         },
         "narrow = 1 if 0 < p.K % width <= lanes else V": {
-            "narrow = 1 if 0 <= p.K % width <= lanes else V": (
-                "whole blocks only: the narrow tile is not used"
-            ),
+            "narrow = 1 if 0 <= p.K % width <= lanes else V": ("whole blocks only: the narrow tile is not used"),
             "narrow = 1 if 0 < p.C % width <= lanes else V": (
                 "the wide tile for the narrow one: its second vector has zeros for weights and is not stored"
             ),
@@ -534,7 +488,7 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "call(j.copy, (target + below * line, plane, j.P - below, line, 0, j.Q, 0, 0, step))": {
             "call(j.copy, (target + below * line, plane, j.P - below, line, 1, j.Q, 0, 0, step))": (
                 "where the numbers of the next line would begin: there are none"
-            ),
+            )
         },
         "call(j.copy_one, (to, at + i * j.item, 1, 0, 0, count, 0, count, j.x_row))": {
             "call(j.copy_one, (to, at + i * j.item, 1, 1, 0, count, 0, count, j.x_row))": (
@@ -547,38 +501,32 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "count = min(j.vectors * (i + 1) // j.tiles * j.lanes, j.P * j.Q - j.last) - f": {
             "count = min(j.vectors * (i + 2) // j.tiles * j.lanes, j.P * j.Q - j.last) - f": (
                 "a tile of two vectors computes the next tile's first as well, which is whole: the same sums twice"
-            ),
+            )
         },
         "tile = j.tile_3 if count > 2 * j.lanes else j.tile_2 if count > j.lanes else j.tile_1": {
             "tile = j.tile_3 if count > 2 * j.lanes else j.tile_2 if count >= j.lanes else j.tile_1": (
                 "one whole vector by the tile for two, of whose second no lane is read or stored"
-            ),
+            )
         },
         "continue": {
-            "pass": (
-                "every tile of pixels computes the last ones, not the last tile alone: the same sums again"
-            ),
+            "pass": ("every tile of pixels computes the last ones, not the last tile alone: the same sums again")
         },
         'here["last"] = pixels % lanes if pixels % lanes <= FEW else 0': {
-            "pass": ("no pixels are left to inner products: the last ones are a vector of their own"),
+            "pass": ("no pixels are left to inner products: the last ones are a vector of their own")
         },
         'here["column"] = (-(-p.C * p.R * p.S * item // 64) | 1) * 64': {
             'here["column"] = (-(-p.C * p.R * p.S * item // 64) | 1) * 65': (
                 "columns of X' lie farther apart, at addresses that are aligned to nothing"
-            ),
+            )
         },
         "threads = get_num_threads() if parallel else 1": {
-            "threads = get_num_threads() if parallel else 2": ("two shares, one after the other"),
+            "threads = get_num_threads() if parallel else 2": ("two shares, one after the other")
         },
     },
     "numba/few_channels": {
-        "MOST = 8": {
-            "MOST = 7": ("tiles of seven channels at most: the same sums in other tiles"),
-        },
+        "MOST = 8": {"MOST = 7": ("tiles of seven channels at most: the same sums in other tiles")},
         "parallel = p.flops > SERIAL_FLOPS": {
-            "parallel = p.flops >= SERIAL_FLOPS": (
-                "at the very threshold either version may run: they do the same"
-            ),
+            "parallel = p.flops >= SERIAL_FLOPS": ("at the very threshold either version may run: they do the same")
         },
         "shares = config.NUMBA_NUM_THREADS if parallel else 1": {
             "shares = config.NUMBA_NUM_THREADS if parallel else 2": ("two shares, one after the other"),
@@ -588,18 +536,16 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         'size, dtype = shares * int(j["buffer"]) // p.itemsize, np.dtype(p.dtype)': {
             'size, dtype = shares * int(j["buffer"]) * p.itemsize, np.dtype(p.dtype)': (
                 "more memory for the sheets than is used"
-            ),
+            )
         },
         "return _simd.pack_panels(w, G, U, lanes, places), bias.reshape(-1)": {
             "return _simd.pack_panels(w, G, U, lanes, places), bias.reshape(-2)": (
                 "NumPy takes any negative length for the unknown one"
-            ),
+            )
         },
     },
     "numba/depthwise": {
-        "MOST = 8": {
-            "MOST = 7": ("tiles of seven channels at most: the same sums in other tiles"),
-        },
+        "MOST = 8": {"MOST = 7": ("tiles of seven channels at most: the same sums in other tiles")},
         "(3, 1): (7, 4, 2, 1), (5, 1): (7, 4, 2, 1), (7, 1): (7, 4, 2, 1), (3, 2): (4, 2, 1), (5, 2): (1,),": {
             "(3, 1): (7, 4, 2, 1), (5, 0): (7, 4, 2, 1), (7, 1): (7, 4, 2, 1), (3, 2): (4, 2, 1), (5, 2): (1,),": (
                 "5 x 5 filters go over sheets: slower, the same sums"
@@ -611,34 +557,30 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
                 "3 x 3 filters with stride 2 go over sheets, 2 x 2 ones are done in place: the same sums"
             ),
         },
-        "L //= 2": {
-            "L //= 3": ("vectors of five numbers, or of one: LLVM makes them of those that there are"),
-        },
+        "L //= 2": {"L //= 3": ("vectors of five numbers, or of one: LLVM makes them of those that there are")},
         "if stride == 2 and _simd.lanes(p.dtype) > L:": {
             "if False:": ("taller tiles for half vectors: slower, the same sums"),
-            "if not (stride == 2 and _simd.lanes(p.dtype) > L):": (
-                "tiles of other heights, all of which are right"
-            ),
+            "if not (stride == 2 and _simd.lanes(p.dtype) > L):": ("tiles of other heights, all of which are right"),
         },
         "rows = min((T for T in heights if T <= p.P), key=lambda T: -(-p.P // T) * (T + 1))": {
             "rows = min((T for T in heights if T <= p.P), key=lambda T: -(-p.Q // T) * (T + 1))": (
                 "which height is preferred: all of those that fit are right"
-            ),
+            )
         },
         "x_image=p.H * p.W * p.C * item, x_row=p.W * p.C * item, x_pixel=p.stride[1] * p.C * item,": {
             "x_image=p.H * p.W * p.K * item, x_row=p.W * p.C * item, x_pixel=p.stride[1] * p.C * item,": (
                 "this way is for K = C"
-            ),
+            )
         },
         "windows = (3, 5, 7) if _simd.many_registers() else (3, 5)": {
             "windows = (3, 5, 7) if _simd.many_registers() else (2, 5)": (
                 "which filters share columns of x: others take tap by tap, the same sums"
-            ),
+            )
         },
         "return fill(j, values, tiles), np.array(spans, np.int64).ravel(), tiles[0][1]": {
             "return fill(j, values, tiles), np.array(spans, np.int64).ravel(), tiles[1][1]": (
                 "which tile's code is shown to a reader: it is not called"
-            ),
+            )
         },
         "in_place = square and (p.S, p.stride[0]) in ROWS and p.padding[2] <= _simd.lanes(p.dtype) // 4": {
             "in_place = square and (p.S, p.stride[0]) in ROWS and p.padding[1] <= _simd.lanes(p.dtype) // 4": (
@@ -651,12 +593,10 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "parallel, way, dtype, shape = p.flops > SERIAL_FLOPS, way_of(p), np.dtype(p.dtype), p.y_shape": {
             "parallel, way, dtype, shape = p.flops >= SERIAL_FLOPS, way_of(p), np.dtype(p.dtype), p.y_shape": (
                 "at the very threshold either version may run: they do the same"
-            ),
+            )
         },
         "shares, size, lanes = config.NUMBA_NUM_THREADS if parallel else 1, 0, _simd.lanes(p.dtype)": {
-            "shares, size, lanes = (1), 0, _simd.lanes(p.dtype)": (
-                "one thread takes all units: slower, the same sums"
-            ),
+            "shares, size, lanes = (1), 0, _simd.lanes(p.dtype)": ("one thread takes all units: slower, the same sums"),
             "shares, size, lanes = config.NUMBA_NUM_THREADS if parallel else 2, 0, _simd.lanes(p.dtype)": (
                 "two shares, one after the other"
             ),
@@ -664,7 +604,7 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "return _simd.pack_panels(w, p.C, U, lanes, places), bias.reshape(-1)": {
             "return _simd.pack_panels(w, p.C, U, lanes, places), bias.reshape(-2)": (
                 "NumPy takes any negative length for the unknown one"
-            ),
+            )
         },
     },
     "numba/_pixels": {
@@ -685,17 +625,17 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "count = np.where(row < rows, np.maximum(0, high - low), 0)": {
             "count = np.where(row < rows, np.maximum(0, high - low), 1)": (
                 "a lane of a row after the band: a tile stores nothing of such rows"
-            ),
+            )
         },
         "offset = np.where(count, (row * p.Q + f - row * width) * pixel, 0)": {
             "offset = np.where(count, (row * p.Q + f - row * width) * pixel, 1)": (
                 "where a segment without lanes would go"
-            ),
+            )
         },
         "return ((rows + more) * width * item + 63) // 128 * 128 + 64": {
             "return ((rows + more) * width * item + 63) // 128 * 129 + 64": (
                 "sheets lie farther apart, at addresses that are aligned to nothing"
-            ),
+            )
         },
     },
     "numba/winograd_decomposed": {
@@ -710,7 +650,7 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         '(3, "0,5/8,-5/8,8/5,-8/5"),': {
             '(4, "0,5/8,-5/8,8/5,-8/5"),': (
                 "pieces of another size at the same points: the same sums from more products"
-            ),
+            )
         },
         '(4, "0,5/8,-5/8,8/5,-8/5"),': {
             '(5, "0,5/8,-5/8,8/5,-8/5"),': (
@@ -723,30 +663,30 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "r, points = min(FRAMES, key=lambda frame: products_of(p, *frame))": {
             "r, points = max(FRAMES, key=lambda frame: products_of(p, *frame))": (
                 "the frame with the most products: slower, the same sums"
-            ),
+            )
         },
     },
     "numba/_winograd": {
         "if shared_w < A:": {
             "if shared_w <= A:": (
                 "where every frequency of a row is shared, no vector is stored aside, wherever that is"
-            ),
+            )
         },
         "last = max(two, first + 1)": {
             "last = max(two, first - 1)": (
                 "a product takes one channel at least, and those at infinity have filters of zeros"
-            ),
+            )
         },
         "ahead = (last - first) * i // tile_parts": {
             "ahead = (first - first) * i // tile_parts": (
                 "with which panel a part begins: slower where two write to one line, the same sums"
-            ),
+            )
         },
         "grid = numbers[8], numbers[9], min(1, numbers[4] % m), min(1, numbers[5] % m)": {
             "grid = numbers[8], numbers[9], min(1, numbers[4] // m), min(1, numbers[5] % m)": (
                 "a last row that is as high as the others comes last in a block, with all frequencies; one that is "
                 "the only row shares no product, and nobody reads those that it lacks"
-            ),
+            )
         },
     },
     "numba/_winograd_code": {
@@ -759,19 +699,19 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
         "even = [(a + b) / 2 for a, b in zip(BT[i], BT[i + 1], strict=True)]": {
             "even = [(a + b) / 2 for a, b in zip(BT[i], BT[i + 1], strict=False)]": (
                 "rows of a matrix have the same length"
-            ),
+            )
         },
         "odd = [(a - b) / 2 for a, b in zip(BT[i], BT[i + 1], strict=True)]": {
             "odd = [(a - b) / 2 for a, b in zip(BT[i], BT[i + 1], strict=False)]": (
                 "rows of a matrix have the same length"
-            ),
+            )
         },
     },
     "numba/_simd": {
         'return 512 if "avx512f" in found else 256 if "avx" in found else 128': {
             'return 512 if "avx512f" in found else 256 if "avx" in found else 127': (
                 "speaks of processors without AVX, which this one is not"
-            ),
+            )
         },
         "return (14, 10, 7, 4) if many_registers(force) else (6, 4)": {
             "return (14, 11, 7, 4) if many_registers(force) else (6, 4)": (
@@ -779,51 +719,43 @@ ARGUED: dict[str, dict[str, dict[str, str]]] = {
             ),
             "return ((6, 4))": ("lower tiles than the registers could hold: the same sums"),
         },
-        "again": {
-            "not (again)": ("how a number that nobody changes is loaded: only registers care"),
-        },
+        "again": {"not (again)": ("how a number that nobody changes is loaded: only registers care")},
         "self.b.call(f, [pointer, I32(int(write)), I32(3 if write else 2), I32(1)])": {
             "self.b.call(f, [pointer, I32(int(write)), I32(3 if write else 3), I32(1)])": (
                 "into which cache a prefetch is asked for"
-            ),
+            )
         },
-        "if not self.fused:": {
-            "if False:": ("speaks of processors without fused multiply-add, which this one is not"),
-        },
+        "if not self.fused:": {"if False:": ("speaks of processors without fused multiply-add, which this one is not")},
         "place = places[u] if u < HELD else v.integer(v.add(pixels, 8 * u), again=True)": {
             "place = (v.integer(v.add(pixels, 8 * u), again=True))": (
                 "all places are loaded again for each tap: slower, the same places"
-            ),
+            )
         },
         "None if block is whole else v.first(v.add(channels, -j * v.lanes))": {
-            "(v.first(v.add(channels, -j * v.lanes)))": (
-                "whole vectors are stored under a mask of all lanes"
-            ),
+            "(v.first(v.add(channels, -j * v.lanes)))": ("whole vectors are stored under a mask of all lanes")
         },
         "for rows, mask, u in zip(turned, masks, groups, strict=True):": {
             "for rows, mask, u in zip(turned, masks, groups, strict=False):": (
                 "turned and masks are made of groups: all three have the same length"
-            ),
+            )
         },
         "own = [v.least(u, channels) if in_place else I64(u) for u in range(U)]": {
             "own = [(v.least(u, channels)) for u in range(U)]": (
                 "channels after the last are the last one again instead of zeros, and are not stored"
-            ),
+            )
         },
         "blocks = b.sdiv(v.add(taps, L - 1), I64(L))": {
             "blocks = b.sdiv(v.add(taps, L + 1), I64(L))": (
                 "a further block without taps: nothing of it is loaded or stored"
-            ),
+            )
         },
         "store, following = b.append_basic_block(), b.append_basic_block()": {
             "(following, store) = b.append_basic_block(), b.append_basic_block()": (
                 "two new blocks of code, whichever of them is which"
-            ),
+            )
         },
         "pack = _packing(w.size > 2**16)": {
-            "pack = _packing(w.size >= 2**16)": (
-                "at the very threshold either version may run: they do the same"
-            ),
+            "pack = _packing(w.size >= 2**16)": ("at the very threshold either version may run: they do the same")
         },
     },
 }

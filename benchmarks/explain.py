@@ -20,26 +20,29 @@ EFFORT = Effort(sample=0.01, warm_up=0.03, budget=0.3, fewest=3, most=30)
 PRIVATE = ("L1", "L2")  # levels that every core has for itself
 
 
-def explain(
-    kernel: str, problem: Any, scenario: str, threads: int, timeout: float = 120.0
-) -> dict[str, Any]:
+def explain(kernel: str, problem: Any, scenario: str, threads: int, timeout: float = 120.0) -> dict[str, Any]:
     """Everything that is known about a cell; without a time where its status is not ok."""
     k = find(kernel)
     machine = hardware.machine_name()
     found = {
-        "kernel": kernel, "problem": str(problem), "scenario": scenario, "threads": threads,
-        "machine": machine, "idea": k.headline, "algorithm": k.algorithm, "accuracy": k.accuracy,
-        "flops": problem.flops, "useful_flops": useful_flops(problem), "min_bytes": problem.min_bytes,
+        "kernel": kernel,
+        "problem": str(problem),
+        "scenario": scenario,
+        "threads": threads,
+        "machine": machine,
+        "idea": k.headline,
+        "algorithm": k.algorithm,
+        "accuracy": k.accuracy,
+        "flops": problem.flops,
+        "useful_flops": useful_flops(problem),
+        "min_bytes": problem.min_bytes,
         "cost": {key: asdict(cost) for key, cost in formula.costs(k.doc, problem).items()},
-    }  # fmt: skip
+    }
     found |= {"status": "ok", "why": "", "fingerprint": {}} | _measured(
         kernel, str(problem), scenario, threads, timeout
     )
     if k.backend.device != "cpu":
-        return found | {
-            "bounds": None,
-            "no_bounds": "the ceilings are of the CPU, and this backend runs on a GPU",
-        }
+        return found | {"bounds": None, "no_bounds": "the ceilings are of the CPU, and this backend runs on a GPU"}
     ceilings = machine_file.load(machine).get("ceilings")
     if not ceilings:
         return found | {"bounds": None, "no_bounds": "no ceilings: run python -m benchmarks machine"}
@@ -47,8 +50,7 @@ def explain(
     if limits is None:
         return found | {
             "bounds": None,
-            "no_bounds": f"no ceilings for {threads} threads and {problem.dtype}: "
-            "run python -m benchmarks machine",
+            "no_bounds": f"no ceilings for {threads} threads and {problem.dtype}: run python -m benchmarks machine",
         }
     if "seconds" in found:
         limits |= {
@@ -91,10 +93,14 @@ def bounds(problem: Any, ceilings: dict[str, Any], threads: int) -> dict[str, An
     by_fma = useful_flops(problem) / (fma * 1e9)
     by_bytes = problem.min_bytes / (bandwidth * 1e9)
     return {
-        "fma_gflops_per_s": fma, "fma_seconds": by_fma,
-        "level": level, "read_gb_per_s": bandwidth, "bytes_seconds": by_bytes,
-        "seconds": max(by_fma, by_bytes), "binds": "arithmetic" if by_fma >= by_bytes else "traffic",
-    }  # fmt: skip
+        "fma_gflops_per_s": fma,
+        "fma_seconds": by_fma,
+        "level": level,
+        "read_gb_per_s": bandwidth,
+        "bytes_seconds": by_bytes,
+        "seconds": max(by_fma, by_bytes),
+        "binds": "arithmetic" if by_fma >= by_bytes else "traffic",
+    }
 
 
 def level_of(size: int, threads: int) -> str:
@@ -130,14 +136,20 @@ def show(x: dict[str, Any]) -> None:
     else:
         error = x["error"]
         rate, stream = x["flops"] / x["seconds"] / 1e9, x["min_bytes"] / x["seconds"] / 1e9
-        block("measured (one process, one round)", [
-            ("a call", f"{seconds_text(x['seconds'])}, quartiles {seconds_text(x['q25'])} - "
-                       f"{seconds_text(x['q75'])}, {x['samples']} samples"),
-            ("speed", f"{rate:.4g} GFLOP/s of the definition, {stream:.4g} GB/s of compulsory traffic"),
-            ("before", f"plan {seconds_text(x['plan_seconds'])}, pack {seconds_text(x['pack_seconds'])}"),
-            ("workspace", bytes_text(x["workspace"])),
-            ("verdict", f"right, {x['accuracy']}; error {error['score']:.2g} u·A"),
-        ])  # fmt: skip
+        block(
+            "measured (one process, one round)",
+            [
+                (
+                    "a call",
+                    f"{seconds_text(x['seconds'])}, quartiles {seconds_text(x['q25'])} - "
+                    f"{seconds_text(x['q75'])}, {x['samples']} samples",
+                ),
+                ("speed", f"{rate:.4g} GFLOP/s of the definition, {stream:.4g} GB/s of compulsory traffic"),
+                ("before", f"plan {seconds_text(x['plan_seconds'])}, pack {seconds_text(x['pack_seconds'])}"),
+                ("workspace", bytes_text(x["workspace"])),
+                ("verdict", f"right, {x['accuracy']}; error {error['score']:.2g} u·A"),
+            ],
+        )
     block("predicted by the docstring", _cost_rows(x["cost"]))
     block("what the machine allows", _bound_rows(x))
     if x["status"] == "ok":
@@ -163,13 +175,18 @@ def _bound_rows(x: dict[str, Any]) -> list[tuple[str, str]]:
         return [("arithmetic", useful), ("traffic", least), ("limit", x["no_bounds"])]
     rows = [
         ("arithmetic", f"{useful} at {b['fma_gflops_per_s']:.4g} GFLOP/s: {seconds_text(b['fma_seconds'])}"),
-        ("traffic", f"{least}, fits {b['level']}, at {b['read_gb_per_s']:.4g} GB/s: "
-                    f"{seconds_text(b['bytes_seconds'])}"),
+        (
+            "traffic",
+            f"{least}, fits {b['level']}, at {b['read_gb_per_s']:.4g} GB/s: {seconds_text(b['bytes_seconds'])}",
+        ),
         ("limit", f"{seconds_text(b['seconds'])}: {b['binds']} binds"),
-    ]  # fmt: skip
+    ]
     if "of_limit" in b:
-        rows.append((
-            "reached", f"{100 * b['of_limit']:.2g}% of the limit; {100 * b['of_fma']:.2g}% of the FMA ceiling, "
-                       f"{100 * b['of_bandwidth']:.2g}% of the bandwidth of {b['level']}",
-        ))  # fmt: skip
+        rows.append(
+            (
+                "reached",
+                f"{100 * b['of_limit']:.2g}% of the limit; {100 * b['of_fma']:.2g}% of the FMA ceiling, "
+                f"{100 * b['of_bandwidth']:.2g}% of the bandwidth of {b['level']}",
+            )
+        )
     return rows

@@ -11,9 +11,18 @@ MARKDOWN_LIMIT = 65_000  # characters; the sites that show pull requests refuse 
 TIMED = ("slower", "faster", "cannot tell")
 FAILURES = ("slower", "newly wrong", "newly failing")
 CHANGES = (
-    "newly wrong", "newly failing", "slower", "faster", "mended", "newly refused", "newly supported",
-    "removed", "new", "broken on both", "never measured",
-)  # fmt: skip
+    "newly wrong",
+    "newly failing",
+    "slower",
+    "faster",
+    "mended",
+    "newly refused",
+    "newly supported",
+    "removed",
+    "new",
+    "broken on both",
+    "never measured",
+)
 
 
 def changed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -61,10 +70,7 @@ def sentence(lines: list[dict[str, Any]], summary: dict[str, Any], base: str, he
         seen = f"{summary['confirming_rounds']} confirming rounds are too few to find a slow-down"
     else:
         seen = f"A slow-down of {summary['visible']:.1%} or more would have been found in 9 of 10 such runs"
-    return (
-        f"{head} against {base}: {told} ({family}). {seen}; identical versions raise an alarm in at most "
-        f"1 of 100."
-    )
+    return f"{head} against {base}: {told} ({family}). {seen}; identical versions raise an alarm in at most 1 of 100."
 
 
 def show(document: dict[str, Any]) -> None:
@@ -78,13 +84,16 @@ def show(document: dict[str, Any]) -> None:
             table.add_column(heading, overflow="fold")
         for x in rows:
             style = "bold red" if x["verdict"] in FAILURES else None
-            times = [
-                seconds_text(x[s]["seconds"]) if "seconds" in x[s] else "-" for s in ("base", "head")
-            ]
+            times = [seconds_text(x[s]["seconds"]) if "seconds" in x[s] else "-" for s in ("base", "head")]
             table.add_row(
-                x["kernel"], x["problem"], x["scenario"], Text(x["verdict"], style=style or ""), *times,
-                effect(x) if "ratio" in x else "-", Text(explanation(x)),
-            )  # fmt: skip
+                x["kernel"],
+                x["problem"],
+                x["scenario"],
+                Text(x["verdict"], style=style or ""),
+                *times,
+                effect(x) if "ratio" in x else "-",
+                Text(explanation(x)),
+            )
         out.print(table)
         out.print()
     _show_refused(out, document["cells"])
@@ -93,9 +102,7 @@ def show(document: dict[str, Any]) -> None:
 
 def _show_refused(out: Any, lines: list[dict[str, Any]]) -> None:
     refused = Counter(
-        line["head"]["why"].removeprefix(f"{line['kernel']} ")
-        for line in lines
-        if line["verdict"] == "refused"
+        line["head"]["why"].removeprefix(f"{line['kernel']} ") for line in lines if line["verdict"] == "refused"
     )
     for why, n in refused.items():
         out.print(f"{n} not compared: {why}", markup=False, soft_wrap=True)
@@ -108,22 +115,23 @@ def markdown(document: dict[str, Any]) -> str:
     mark = "**Slower or newly wrong.**" if failing(rows) else "No cell is slower or newly wrong."
     top = [
         f"### {_cell(document['head']['label'])} against {_cell(document['base']['label'])}",
-        "", f"{mark} {_cell(document['sentence'])}", "",
-    ]  # fmt: skip
+        "",
+        f"{mark} {_cell(document['sentence'])}",
+        "",
+    ]
     bottom = [
         "",
         f"{summary['screening_rounds']} rounds of every cell, {summary['confirming_rounds']} more of "
         f"{summary['suspects']} suspects, noise of one round {summary['round_noise']:.1%}, "
         f"{document['threads']} threads, {_cell(document['machine'])}.",
         *(f"\nWarning: {_cell(text)}" for text in document["warnings"]),
-        "", f"`{_cell(' '.join(document['command']))}`", "",
-    ]  # fmt: skip
+        "",
+        f"`{_cell(' '.join(document['command']))}`",
+        "",
+    ]
     if not rows:
         return "\n".join([*top[:-1], *bottom])
-    table = [
-        "| cell | verdict | base | head | head is | why |",
-        "|---|---|--:|--:|---|---|",
-    ]
+    table = ["| cell | verdict | base | head | head is | why |", "|---|---|--:|--:|---|---|"]
     room = MARKDOWN_LIMIT - sum(len(line) + 1 for line in (*top, *table, *bottom)) - 100
     shown = 0
     for x in rows:

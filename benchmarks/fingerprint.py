@@ -96,14 +96,8 @@ _CONSTANT = re.compile(r"\t\.(?:byte|short|word|long|quad|xword|zero|ascii)\s")
 _FMA = re.compile(r"vfn?m(?:add|sub|addsub|subadd)\d*[ps][sd]\b|fn?m(?:la|ls|add|sub)\b")
 _UNFUSED = re.compile(r"v?(?:add|sub|mul)[ps][sd]\b|f(?:add|sub|mul)\b")
 _SCALAR = re.compile(r"\w+s[sd]\b|f\w+\s+[sdh]\d")
-_VECTOR_STORE = re.compile(
-    r"v?mov(?:[au]p[sd]|dq[au]\d*|ntp[sd]|ntdq) %[xyz]mm\d+, [^%]*\(|st(?:r|p|ur|np) q\d"
-)
-_WIDTHS = (
-    (512, re.compile(r"%zmm")),
-    (256, re.compile(r"%ymm")),
-    (128, re.compile(r"%xmm|\b[vq]\d+\b")),
-)
+_VECTOR_STORE = re.compile(r"v?mov(?:[au]p[sd]|dq[au]\d*|ntp[sd]|ntdq) %[xyz]mm\d+, [^%]*\(|st(?:r|p|ur|np) q\d")
+_WIDTHS = ((512, re.compile(r"%zmm")), (256, re.compile(r"%ymm")), (128, re.compile(r"%xmm|\b[vq]\d+\b")))
 _VECTOR_REGISTER = re.compile(r"%[xyz]mm|\b[qvsd]\d+\b")
 _JUMP = re.compile(r"j\w+\s+(\S+)|(?:b|b\.\w+|cbn?z|tbn?z)\s+(?:.*,\s*)?(\S+)$")
 _CALL = re.compile(r"callq?\b|blr?\b")
@@ -169,9 +163,7 @@ def read_assembly(text: str) -> Facts:
             lines = function.lines[loop.start : loop.stop]
             kinds = [_arithmetic(line) for line in lines]
             if any(kinds):
-                counts["spills"] += sum(
-                    bool(_VECTOR_REGISTER.search(line) and slot.search(line)) for line in lines
-                )
+                counts["spills"] += sum(bool(_VECTOR_REGISTER.search(line) and slot.search(line)) for line in lines)
             for line, kind in zip(lines, kinds, strict=True):
                 stores = _VECTOR_STORE.match(line) and not slot.search(line)
                 if stores or (kind and not kind.endswith("scalar")):
@@ -339,11 +331,23 @@ def _each(ask: Callable[[], Any]) -> int:
 
 # What decides: arithmetic, loads by width, copies that pass the registers by, spills, barriers
 _SASS = {
-    "ffma": r"FFMA", "dfma": r"DFMA", "mma": r"[HDI]G?MMA", "hgmma": r"HGMMA",
-    "ldg_128": r"LDG\.\S*128", "ldg": r"LDG\b", "lds_128": r"LDS\.\S*128", "lds_64": r"LDS\.\S*64",
-    "lds": r"LDS\b", "ldsm": r"LDSM", "sts_128": r"STS\.\S*128", "sts": r"STS\b",
-    "ldgsts_128": r"LDGSTS\.\S*128", "ldgsts": r"LDGSTS", "spills": r"(?:LDL|STL)", "bar": r"BAR",
-}  # fmt: skip
+    "ffma": r"FFMA",
+    "dfma": r"DFMA",
+    "mma": r"[HDI]G?MMA",
+    "hgmma": r"HGMMA",
+    "ldg_128": r"LDG\.\S*128",
+    "ldg": r"LDG\b",
+    "lds_128": r"LDS\.\S*128",
+    "lds_64": r"LDS\.\S*64",
+    "lds": r"LDS\b",
+    "ldsm": r"LDSM",
+    "sts_128": r"STS\.\S*128",
+    "sts": r"STS\b",
+    "ldgsts_128": r"LDGSTS\.\S*128",
+    "ldgsts": r"LDGSTS",
+    "spills": r"(?:LDL|STL)",
+    "bar": r"BAR",
+}
 # a predicate !PT is never true: such an instruction only keeps others apart
 _SASS_LINE = re.compile(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P(?!T\b)\w+\s+)?([A-Z][\w.]*)")
 
@@ -351,9 +355,7 @@ _SASS_LINE = re.compile(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P(?!T\b)\w+\s+)?([A-Z][\w.]*
 def read_sass(text: str) -> Facts:
     """Counts of SASS instructions that decide speed, and a hash of all operation codes in order."""
     codes = _SASS_LINE.findall(text)
-    found: Facts = {
-        name: sum(bool(re.match(pattern, code)) for code in codes) for name, pattern in _SASS.items()
-    }
+    found: Facts = {name: sum(bool(re.match(pattern, code)) for code in codes) for name, pattern in _SASS.items()}
     return found | {"instructions": len(codes), "sass_hash": _hash(codes)}
 
 

@@ -83,12 +83,14 @@ def _value(text: str, names: Mapping[str, Number]) -> int | float | None:
     return evaluate(formula, known)
 
 
-_TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d+(?:\.\d+)?)|(?P<name>[A-Za-z][\w.']*)|(?P<sign>[-·×*/+()⌈⌉⌊⌋,²³]))"
-)
+_TOKEN = re.compile(r"\s*(?:(?P<number>\d+(?:\.\d+)?)|(?P<name>[A-Za-z][\w.']*)|(?P<sign>[-·×*/+()⌈⌉⌊⌋,²³]))")
 _FUNCTIONS: dict[str, Callable[..., Number]] = {
-    "ceil": math.ceil, "floor": math.floor, "log2": math.log2, "min": min, "max": max,
-}  # fmt: skip
+    "ceil": math.ceil,
+    "floor": math.floor,
+    "log2": math.log2,
+    "min": min,
+    "max": max,
+}
 
 
 def _head(text: str, names: Mapping[str, Number]) -> tuple[str, str]:
@@ -105,12 +107,13 @@ def _head(text: str, names: Mapping[str, Number]) -> tuple[str, str]:
 
 
 _OPERATORS: dict[type, Callable[[Any, Any], Number]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
     ast.Pow: operator.pow,
-}  # fmt: skip
-_PYTHON = str.maketrans({
-    "·": "*", "×": "*", "⌈": "ceil(", "⌉": ")", "⌊": "floor(", "⌋": ")", "²": "**2", "³": "**3",
-})  # fmt: skip
+}
+_PYTHON = str.maketrans({"·": "*", "×": "*", "⌈": "ceil(", "⌉": ")", "⌊": "floor(", "⌋": ")", "²": "**2", "³": "**3"})
 
 
 def evaluate(formula: str, names: Mapping[str, Number]) -> int | float | None:

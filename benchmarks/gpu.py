@@ -46,20 +46,66 @@ def steps(out: Path, sanitizer: str | None) -> list[Step]:
     sanitize = [sanitizer or "compute-sanitizer", "--error-exitcode", "9", "--tool"]
     return [
         Step("machine", [*ask, "machine", "--out", str(out / "machines")], 60),
-        Step("tests", [
-            python, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider",
-            "--require", ",".join(BACKENDS), *(v for g in GLOBS for v in ("--kernels", g)),
-            "tests/test_kernels.py", "tests/test_relations.py", "tests/test_torch_devices.py",
-        ], 240),
+        Step(
+            "tests",
+            [
+                python,
+                "-m",
+                "pytest",
+                "-q",
+                "-m",
+                "not slow",
+                "-p",
+                "no:cacheprovider",
+                "--require",
+                ",".join(BACKENDS),
+                *(v for g in GLOBS for v in ("--kernels", g)),
+                "tests/test_kernels.py",
+                "tests/test_relations.py",
+                "tests/test_torch_devices.py",
+            ],
+            240,
+        ),
         Step("memcheck", [*sanitize, "memcheck", *checked], 120, missing),
         Step("racecheck", [*sanitize, "racecheck", *checked], 120, missing),
-        Step("layers", [*ask, "compare", "--kernels", *GLOBS, "--problems", *LAYERS,
-                        "--scenario", "packed", "--budget", "60", *records], 180),
-        Step("resnet50", [*ask, "compare", "--kernels", *GLOBS, "--problems", "resnet50",
-                          "--batch", "32", "--budget", "90", *records], 240),
-        Step("host", [*ask, "compare", "--kernels", "numba/*", "numpy/*", "torch_cpu/*",
-                      "--budget", "60", *records], 180),
-    ]  # fmt: skip
+        Step(
+            "layers",
+            [
+                *ask,
+                "compare",
+                "--kernels",
+                *GLOBS,
+                "--problems",
+                *LAYERS,
+                "--scenario",
+                "packed",
+                "--budget",
+                "60",
+                *records,
+            ],
+            180,
+        ),
+        Step(
+            "resnet50",
+            [
+                *ask,
+                "compare",
+                "--kernels",
+                *GLOBS,
+                "--problems",
+                "resnet50",
+                "--batch",
+                "32",
+                "--budget",
+                "90",
+                *records,
+            ],
+            240,
+        ),
+        Step(
+            "host", [*ask, "compare", "--kernels", "numba/*", "numpy/*", "torch_cpu/*", "--budget", "60", *records], 180
+        ),
+    ]
 
 
 def run(
@@ -101,9 +147,14 @@ def _execute(step: Step, seconds: float, out: Path) -> int:
     with (out / f"{step.name}.log").open("w") as log:
         try:
             done = subprocess.run(
-                step.command, cwd=ROOT, env=environment, timeout=seconds,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                step.command,
+                cwd=ROOT,
+                env=environment,
+                timeout=seconds,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         except subprocess.TimeoutExpired:
             return 124
     return done.returncode if done.returncode >= 0 else 128 - done.returncode

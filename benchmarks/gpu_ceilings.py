@@ -31,10 +31,7 @@ def _best_seconds(torch: Any, call: Any, number: int) -> float:
 
 def _copies(torch: Any) -> dict[str, float]:
     found = {}
-    for level, size in (
-        ("HBM", 2**30),
-        ("L2", 2**23),
-    ):  # 8 MiB twice fits the L2 of every data-centre GPU
+    for level, size in (("HBM", 2**30), ("L2", 2**23)):  # 8 MiB twice fits the L2 of every data-centre GPU
         a = torch.randn(size // 4, device="cuda")
         b = torch.empty_like(a)
         seconds = _best_seconds(torch, lambda a=a, b=b: b.copy_(a), 20 if level == "HBM" else 200)
@@ -45,13 +42,7 @@ def _copies(torch: Any) -> dict[str, float]:
 def _products(torch: Any) -> dict[str, float]:
     n = 8192
     found = {}
-    precisions = (
-        ("float32", "ieee"),
-        ("float32", "tf32"),
-        ("float16", ""),
-        ("bfloat16", ""),
-        ("float64", ""),
-    )
+    precisions = (("float32", "ieee"), ("float32", "tf32"), ("float16", ""), ("bfloat16", ""), ("float64", ""))
     before = torch.backends.cuda.matmul.fp32_precision
     try:
         for dtype, mode in precisions:

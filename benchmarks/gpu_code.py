@@ -146,13 +146,7 @@ def compilers() -> dict[str, str]:
         raise ImportError("numba-cuda is not installed", name="numba-cuda")
     assert cuda.bindings  # beside numba-cuda, what compiles C++
     found = {"python": "{}.{}".format(*sys.version_info), "numba": numba.__version__}
-    wheels = (
-        "numba-cuda",
-        "nvidia-nvvm",
-        "nvidia-nvjitlink",
-        "nvidia-cuda-nvrtc",
-        "nvidia-cuda-nvdisasm",
-    )
+    wheels = ("numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-cuda-nvrtc", "nvidia-cuda-nvdisasm")
     return found | {name: version(name) for name in wheels}
 
 
@@ -170,13 +164,7 @@ def _from_python(function: Function, arch: str) -> tuple[bytes, str]:
     most = options.pop("max_registers", None)
     capability = (int(arch[3:-1]), int(arch[-1]))
     ptx, _ = cuda.compile(
-        function.body,
-        function.signature,
-        device=False,
-        abi="numba",
-        cc=capability,
-        output="ptx",
-        **options,
+        function.body, function.signature, device=False, abi="numba", cc=capability, output="ptx", **options
     )
     linker = Linker(
         ObjectCode.from_ptx(ptx.encode()),
@@ -213,9 +201,7 @@ def nvidia_folder() -> Path:
     """Where the wheels of CUDA 13 put their headers and programs."""
     import nvidia
 
-    return next(
-        Path(p) / "cu13" for p in nvidia.__path__ if (Path(p) / "cu13" / "bin" / "nvdisasm").exists()
-    )
+    return next(Path(p) / "cu13" for p in nvidia.__path__ if (Path(p) / "cu13" / "bin" / "nvdisasm").exists())
 
 
 def disassembled(cubin: bytes) -> dict[str, str]:
@@ -238,9 +224,7 @@ def told(log: str) -> dict[str, dict[str, int]]:
     for line in log.splitlines():
         if match := re.search(r"Compiling entry function '([^']+)'", line):
             name = match[1]
-        elif match := re.search(
-            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill", line
-        ):
+        elif match := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill", line):
             stack, stores, loads = map(int, match.groups())
             found.setdefault(name, {}).update(local_bytes=stack, spill_bytes=stores + loads)
         elif match := re.search(r"Used (\d+) registers", line):
@@ -292,9 +276,7 @@ def measure(launch: Launch, arch: str, cache: dict[Any, Any]) -> dict[str, Any]:
 
 def kernels() -> list[str]:
     """Kernels that hand functions to a GPU compiler; array code in CuPy leaves that to its libraries."""
-    raw = [
-        n for n in names("cupy/*") if any("Raw" in path.read_text("utf-8") for path in sources(find(n)))
-    ]
+    raw = [n for n in names("cupy/*") if any("Raw" in path.read_text("utf-8") for path in sources(find(n)))]
     return [*names("numba_cuda/*"), *raw]
 
 
@@ -324,9 +306,14 @@ def rows(name: str) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
                     continue
                 seen.add(key)
                 row = {
-                    "kernel": name, "function": launch.function.name, "stage": launch.stage,
-                    "problem": text, "arch": arch, "grid": list(launch.grid), "block": list(launch.block),
-                }  # fmt: skip
+                    "kernel": name,
+                    "function": launch.function.name,
+                    "stage": launch.stage,
+                    "problem": text,
+                    "arch": arch,
+                    "grid": list(launch.grid),
+                    "block": list(launch.block),
+                }
                 row |= measure(launch, arch, cache)
                 found.append({column: row[column] for column in COLUMNS})
     return found, refused
@@ -342,11 +329,15 @@ def build(names: Iterable[str], known: dict[str, Any] | None = None) -> dict[str
     known = known or {}
     tools = compilers()
     document: dict[str, Any] = {
-        "schema": SCHEMA, "compilers": tools, "columns": COLUMNS, "problems": list(PROBLEMS),
+        "schema": SCHEMA,
+        "compilers": tools,
+        "columns": COLUMNS,
+        "problems": list(PROBLEMS),
         "sources": {name: source_hash(find(name)) for name in names},
         "claims": {name: claims(find(name).doc) for name in names},
-        "rows": [], "refused": [],
-    }  # fmt: skip
+        "rows": [],
+        "refused": [],
+    }
     same = all(known.get(key) == document[key] for key in ("compilers", "columns", "problems"))
     kept = {n for n, h in document["sources"].items() if same and known["sources"].get(n) == h}
     todo = [name for name in document["sources"] if name not in kept]

@@ -76,9 +76,7 @@ def _device(capability: tuple[int, int]) -> SimpleNamespace:
     """What a kernel may ask a device while planning; the numbers are an A100's and an H100's."""
     count = {8: 108, 9: 132}[capability[0]]
     return SimpleNamespace(
-        compute_capability=capability,
-        MULTIPROCESSOR_COUNT=count,
-        attributes={"MultiProcessorCount": count},
+        compute_capability=capability, MULTIPROCESSOR_COUNT=count, attributes={"MultiProcessorCount": count}
     )
 
 
@@ -108,9 +106,7 @@ def _numba_without_device(kernel: Any, found: Found, capability: tuple[int, int]
         if device or (callable(signature) and options.get("device")):
             return real_jit(signature, device=True, **options)
         if signature is None or callable(signature):
-            raise TypeError(
-                f"{kernel.name}: cuda.jit needs a signature, so that plan compiles, not run"
-            )
+            raise TypeError(f"{kernel.name}: cuda.jit needs a signature, so that plan compiles, not run")
 
         def recorded(body: Any) -> Any:
             function = Function(body.__name__, options, body=body, signature=signature)
@@ -120,9 +116,12 @@ def _numba_without_device(kernel: Any, found: Found, capability: tuple[int, int]
 
     module = kernel.module()  # imported with the real cuda: device functions are compiled with it
     changes = {
-        "jit": jit, "device_array": zeros, "to_device": lambda a, *_, **__: np.asarray(a).view(OnDevice),
-        "get_current_device": lambda: _device(capability), "synchronize": lambda: None,
-    }  # fmt: skip
+        "jit": jit,
+        "device_array": zeros,
+        "to_device": lambda a, *_, **__: np.asarray(a).view(OnDevice),
+        "get_current_device": lambda: _device(capability),
+        "synchronize": lambda: None,
+    }
     before = {name: getattr(cuda, name) for name in changes}
     for name, value in changes.items():
         setattr(cuda, name, value)

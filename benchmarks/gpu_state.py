@@ -33,11 +33,13 @@ class GpuState:
         if self._nvml is None:
             return True
         n, gpu = self._nvml, self._gpu
-        self._seen.append({
-            "sm_clock_mhz": n.nvmlDeviceGetClockInfo(gpu, n.NVML_CLOCK_SM),
-            "power_watts": n.nvmlDeviceGetPowerUsage(gpu) / 1000,
-            "temperature_c": n.nvmlDeviceGetTemperature(gpu, n.NVML_TEMPERATURE_GPU),
-        })  # fmt: skip
+        self._seen.append(
+            {
+                "sm_clock_mhz": n.nvmlDeviceGetClockInfo(gpu, n.NVML_CLOCK_SM),
+                "power_watts": n.nvmlDeviceGetPowerUsage(gpu) / 1000,
+                "temperature_c": n.nvmlDeviceGetTemperature(gpu, n.NVML_TEMPERATURE_GPU),
+            }
+        )
         reasons = n.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
         if any(reasons & getattr(n, name, 0) for name in SLOWED):
             self.rejected += 1

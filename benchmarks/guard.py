@@ -19,9 +19,7 @@ LIBRARIES = ("numpy", "torch")  # whose arrays can lie in memory that somebody e
 NOTHING = 0  # PROT_NONE, which mmap does not name
 
 
-def unguarded(
-    kernel: Any, plan: Any, p: Any, data: tuple, known: tuple, say: Callable[[dict], None]
-) -> str:
+def unguarded(kernel: Any, plan: Any, p: Any, data: tuple, known: tuple, say: Callable[[dict], None]) -> str:
     """Why calls on guarded inputs are wrong, or nothing.
 
     ``data`` is x, w and b on the host, ``known`` their oracle and magnitude.

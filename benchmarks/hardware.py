@@ -116,14 +116,16 @@ def gpus() -> list[dict[str, Any]]:
     found = []
     for i in range(pynvml.nvmlDeviceGetCount()):
         gpu = pynvml.nvmlDeviceGetHandleByIndex(i)
-        found.append({
-            "name": pynvml.nvmlDeviceGetName(gpu),
-            "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(gpu).total),
-            "driver": pynvml.nvmlSystemGetDriverVersion(),
-            "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
-            "max_sm_clock_mhz": pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_SM),
-            "power_limit_watts": _power_limit(pynvml, gpu),
-        })  # fmt: skip
+        found.append(
+            {
+                "name": pynvml.nvmlDeviceGetName(gpu),
+                "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(gpu).total),
+                "driver": pynvml.nvmlSystemGetDriverVersion(),
+                "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+                "max_sm_clock_mhz": pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+                "power_limit_watts": _power_limit(pynvml, gpu),
+            }
+        )
     return found
 
 
@@ -197,9 +199,7 @@ def warnings() -> list[str]:
         found.append("NUMBA_ENABLE_CUDASIM is set: the CUDA simulator is for tests, never for timings")
     majors = cuda_majors()
     if len(majors) > 1:
-        told = "; ".join(
-            f"CUDA {major}: {', '.join(sorted(names)[:3])}" for major, names in majors.items()
-        )
+        told = "; ".join(f"CUDA {major}: {', '.join(sorted(names)[:3])}" for major, names in majors.items())
         found.append(f"two CUDA majors are installed, and one process must not load both ({told})")
     if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK"):
         found.append("PYTORCH_ENABLE_MPS_FALLBACK is set: MPS timings may be of the CPU")

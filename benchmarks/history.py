@@ -32,9 +32,12 @@ class Series:
     @property
     def key(self) -> dict[str, str]:
         return {
-            "machine": self.machine, "environment": self.environment,
-            "benchmark": self.benchmark, "cell": self.cell, "version": self.version,
-        }  # fmt: skip
+            "machine": self.machine,
+            "environment": self.environment,
+            "benchmark": self.benchmark,
+            "cell": self.cell,
+            "version": self.version,
+        }
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,13 @@ class Step:
     def line(self) -> dict[str, Any]:
         return self.series.key | {
             "commits": f"{self.last_before[:8]}..{self.first_after[:8]}",
-            "last_before": self.last_before, "first_after": self.first_after,
-            "unmeasured": self.unmeasured, "before": self.before, "after": self.after,
+            "last_before": self.last_before,
+            "first_after": self.first_after,
+            "unmeasured": self.unmeasured,
+            "before": self.before,
+            "after": self.after,
             "ratio": self.ratio,
-        }  # fmt: skip
+        }
 
 
 def results_folder(given: str | None) -> Path:
@@ -177,9 +183,14 @@ def show(every: list[Series], found: list[Step]) -> None:
             size = f"{step.ratio:.2f}x slower" if step.ratio > 1 else f"{1 / step.ratio:.2f}x faster"
             commits = step.line["commits"] + (f" (+{step.unmeasured})" if step.unmeasured else "")
             table.add_row(
-                commits, step.series.cell, step.series.benchmark.rpartition(".")[2],
-                seconds_text(step.before), seconds_text(step.after), size, step.series.machine,
-            )  # fmt: skip
+                commits,
+                step.series.cell,
+                step.series.benchmark.rpartition(".")[2],
+                seconds_text(step.before),
+                seconds_text(step.after),
+                size,
+                step.series.machine,
+            )
         out.print(table)
         out.print()
     out.print(sentence(every, found), style="bold", markup=False, soft_wrap=True)

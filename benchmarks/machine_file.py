@@ -19,13 +19,9 @@ def load(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{folder / name}.json: not JSON ({error}); delete it to measure again"
-        ) from None
+        raise ValueError(f"{folder / name}.json: not JSON ({error}); delete it to measure again") from None
     if document.get("schema") != SCHEMA:
-        raise ValueError(
-            f"{folder / name}.json: schema must be {SCHEMA}, got {document.get('schema')!r}"
-        )
+        raise ValueError(f"{folder / name}.json: schema must be {SCHEMA}, got {document.get('schema')!r}")
     return document
 
 

@@ -42,9 +42,7 @@ from .record import ROOT
 
 KERNEL_FOLDER = ROOT / "kernels" / "convzoo"
 
-KERNELS = (
-    "python/*", "numpy/*", "numba/naive", "numba/parallel", "numba/im2col", "numba/direct", "torch_cpu/*",
-)  # fmt: skip
+KERNELS = ("python/*", "numpy/*", "numba/naive", "numba/parallel", "numba/im2col", "numba/direct", "torch_cpu/*")
 PROBLEMS = [
     Conv2d.parse(text)
     for text in (
@@ -91,11 +89,8 @@ PROBLEMS = [
 # Large: to be planned, not run. What an honest kernel refuses, a mutant must, and nothing else.
 PLANNED = [
     Conv2d.parse(text)
-    for text in (
-        "n1c200h58w58k500r3s3", "n1c500h58w58k200r3s3", "n1c200h58w58k900r3s3",
-        "n1c900h58w58k600r3s3-g3",
-    )
-]  # fmt: skip
+    for text in ("n1c200h58w58k500r3s3", "n1c500h58w58k200r3s3", "n1c200h58w58k900r3s3", "n1c900h58w58k600r3s3-g3")
+]
 # Constants that only large problems would put to the test, made small for the odd seed.
 SMALL = {"TILE": 32, "SHEETS": 600, "SERIAL_FLOPS": 0, "WINDOW_BYTES": 2000, "BLOCK_BYTES": 1500}
 SEEDS = (0, 1)
@@ -123,27 +118,48 @@ class Mutant:
 # --- where and how to change a source ----------------------------------------------------------------
 
 COMPARISONS = {
-    ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"),
-    ast.Eq: ("==", "!="), ast.NotEq: ("!=", "=="), ast.Is: ("is", "is not"), ast.IsNot: ("is not", "is"),
-}  # fmt: skip
+    ast.Lt: ("<", "<="),
+    ast.LtE: ("<=", "<"),
+    ast.Gt: (">", ">="),
+    ast.GtE: (">=", ">"),
+    ast.Eq: ("==", "!="),
+    ast.NotEq: ("!=", "=="),
+    ast.Is: ("is", "is not"),
+    ast.IsNot: ("is not", "is"),
+}
 OPERATORS = {
-    ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "+"), ast.FloorDiv: ("//", "*"),
+    ast.Add: ("+", "-"),
+    ast.Sub: ("-", "+"),
+    ast.Mult: ("*", "+"),
+    ast.FloorDiv: ("//", "*"),
     ast.Mod: ("%", "//"),
-}  # fmt: skip
+}
 PAIRS = (
-    "stride_h stride_w", "dilation_h dilation_w", "step_h step_w", "top left", "bottom right", "high wide",
-    "tall broad", "h_end v_end", "h v", "r s", "P Q", "R S", "H W", "C K", "inputs outputs", "lo hi",
-    "first last", "rests_h rests_w",
-)  # fmt: skip
+    "stride_h stride_w",
+    "dilation_h dilation_w",
+    "step_h step_w",
+    "top left",
+    "bottom right",
+    "high wide",
+    "tall broad",
+    "h_end v_end",
+    "h v",
+    "r s",
+    "P Q",
+    "R S",
+    "H W",
+    "C K",
+    "inputs outputs",
+    "lo hi",
+    "first last",
+    "rests_h rests_w",
+)
 SWAPPED: dict[str, str] = {}
 for _first, _second in (pair.split() for pair in PAIRS):
     SWAPPED |= {_first: _second, _second: _first}
 COPIES = ("copy", "clone", "contiguous", "ascontiguousarray")
 DECLARED = ("ALGORITHM", "ACCURACY", "MAX_FLOPS", "DTYPES")  # the verdict takes them as they are
-KEYS = (
-    "DIGEST",
-    "SOURCE",
-)  # by which Numba's cache on disk knows a source, and no mutant comes into it
+KEYS = ("DIGEST", "SOURCE")  # by which Numba's cache on disk knows a source, and no mutant comes into it
 BESIDE = ("workspace", "code")  # arguments of Plan that say something beside the output
 
 
@@ -188,10 +204,7 @@ def _edits(tree: ast.Module, text: bytes, starts: list[int]) -> Iterator[tuple[i
     """(begin, end, new text) of each change, as offsets in bytes."""
 
     def at(node: Any) -> tuple[int, int]:
-        return (
-            starts[node.lineno - 1] + node.col_offset,
-            starts[node.end_lineno - 1] + node.end_col_offset,
-        )
+        return (starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset)
 
     def code(node: Any) -> str:
         begin, end = at(node)
@@ -239,9 +252,7 @@ def _inside(tree: ast.Module) -> Iterator[ast.AST]:
             return
         if isinstance(node, ast.Assign) and _targets(node) & {*DECLARED, *KEYS}:
             return
-        if isinstance(node, ast.If) and all(
-            _sets_only(line, beside) for line in [*node.body, *node.orelse]
-        ):
+        if isinstance(node, ast.If) and all(_sets_only(line, beside) for line in [*node.body, *node.orelse]):
             return
         if _sets_only(node, beside):
             return
@@ -294,9 +305,7 @@ def _bound(tree: ast.Module) -> dict[ast.Name, set[str]]:
 
 def _told_to_the_compiler(function: ast.FunctionDef) -> bool:
     """Whether a function, but for those inside of it, only tells Numba what to compile, and for which types."""
-    own = "\n".join(
-        ast.unparse(line) for line in function.body if not isinstance(line, ast.FunctionDef)
-    )
+    own = "\n".join(ast.unparse(line) for line in function.body if not isinstance(line, ast.FunctionDef))
     return bool(re.search(r"\bnjit\(|\btypes\.", own))
 
 
@@ -334,9 +343,12 @@ def _only_beside(tree: ast.Module) -> set[str]:
             if above is None:
                 other.add(node.id)
         stored = {
-            n.id for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) and f.name == "plan"
-            for n in ast.walk(f) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-        }  # fmt: skip
+            n.id
+            for f in ast.walk(tree)
+            if isinstance(f, ast.FunctionDef) and f.name == "plan"
+            for n in ast.walk(f)
+            if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+        }
         found = stored - other
         if found == beside:
             return beside
@@ -433,18 +445,12 @@ def _module(source: str, small: bool, filename: str = "<mutant>") -> types.Modul
     """The source as a module. ``small``: with small constants, and parallel loops run from their end."""
     tree = ast.parse(source)
     for node in tree.body:
-        name = (
-            node.targets[0].id
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-            else ""
-        )
+        name = node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else ""
         if small and name in SMALL:
             node.value = ast.copy_location(ast.Constant(SMALL[name]), node.value)  # type: ignore[attr-defined]
     module = types.ModuleType("mutant")
     exec(compile(tree, filename, "exec"), module.__dict__)
-    if (
-        "uint64" in module.__dict__
-    ):  # without the compiler: a whole number that wraps as the compiled one does
+    if "uint64" in module.__dict__:  # without the compiler: a whole number that wraps as the compiled one does
         module.uint64 = lambda n: int(n) & (2**64 - 1)  # type: ignore[attr-defined]
     if small and "prange" in module.__dict__:
         module.prange = lambda *bounds: reversed(range(*bounds))  # type: ignore[attr-defined]
@@ -596,19 +602,26 @@ class _Judge:
         compiled = self._kernel in FILES
         module = "benchmarks.compiled_mutants" if compiled else "benchmarks.mutants"
         environment = os.environ | {
-            "PYTHONPATH": python_path(), "NUMBA_DISABLE_JIT": str(int(not compiled)),
-            "NUMBA_NUM_THREADS": "3", "NUMBA_CACHE_DIR": self._cache,
-            "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+            "PYTHONPATH": python_path(),
+            "NUMBA_DISABLE_JIT": str(int(not compiled)),
+            "NUMBA_NUM_THREADS": "3",
+            "NUMBA_CACHE_DIR": self._cache,
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
             "CONVZOO_MEMORY_LIMIT": str(min(2**32, hardware.cell_memory())),
-        }  # fmt: skip
+        }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, self._kernel], cwd=ROOT, env=environment,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self._lines: queue.Queue[str] = queue.Queue()
-        self._listener = threading.Thread(
-            target=self._listen, args=(self._process, self._lines), daemon=True
+            [sys.executable, "-m", module, self._kernel],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._listener = threading.Thread(target=self._listen, args=(self._process, self._lines), daemon=True)
         self._listener.start()
         hello = self._next(FIRST_SILENCE)
         if hello is None:
@@ -671,9 +684,10 @@ def run(
     from . import compiled_mutants
 
     kernels = [
-        k for k in names(*globs)
+        k
+        for k in names(*globs)
         if any(fnmatch.fnmatchcase(k, g) for g in KERNELS) and find(k).backend.why_not() is None and runs_here(k)
-    ]  # fmt: skip
+    ]
     every = [m for kernel in kernels for m in mutants_of(kernel)]
     drawn = {file: compiled_mutants.places(file) for file in compiled_mutants.files(globs)}
     every += [m for some in drawn.values() for m in compiled_mutants.drawn(some)]
@@ -700,18 +714,25 @@ def _score(kernel: str, some: list[Mutant], cache: str, progress: Any) -> dict[s
     judge = _Judge(kernel, cache)
     indices = {m.source: i for i, m in enumerate(mutants_of(kernel))}
     score: dict[str, Any] = {
-        "kernel": kernel, "mutants": len(some), "rejected": 0, "equivalent": 0, "unreached": 0,
-        "survivors": [], "refuted": [],
-    }  # fmt: skip
+        "kernel": kernel,
+        "mutants": len(some),
+        "rejected": 0,
+        "equivalent": 0,
+        "unreached": 0,
+        "survivors": [],
+        "refuted": [],
+    }
     file = path_of(kernel).relative_to(ROOT)
     for mutant in some:
         if progress:
             progress.step(f"mutants of {kernel}")
         argued = EQUIVALENT.get(mutant.change)
         where = {
-            "where": f"{file}:{mutant.line}", "change": f"{mutant.before}  ->  {mutant.after}",
-            "line": mutant.before, "after": mutant.after,
-        }  # fmt: skip
+            "where": f"{file}:{mutant.line}",
+            "change": f"{mutant.before}  ->  {mutant.after}",
+            "line": mutant.before,
+            "after": mutant.after,
+        }
         if judge.lines is not None and not reached(mutant, judge.lines):
             score["unreached"] += 1
         elif judge.why(indices[mutant.source]):
@@ -732,9 +753,8 @@ def reached(mutant: Mutant, lines: set[int]) -> bool:
         return True
     tree = ast.parse(path_of(mutant.kernel).read_text(encoding="utf-8"))
     found = [
-        n for n in ast.walk(tree)
-        if isinstance(n, ast.stmt) and n.lineno <= mutant.line <= (n.end_lineno or n.lineno)
-    ]  # fmt: skip
+        n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno <= mutant.line <= (n.end_lineno or n.lineno)
+    ]
     return max(found, key=lambda n: n.lineno).lineno in lines if found else False
 
 

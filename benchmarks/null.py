@@ -19,17 +19,10 @@ from .stopwatch import Effort
 from .summary import interval, ratios
 
 KERNELS = ("numba/direct", "numba/im2col", "numpy/im2col", "torch_cpu/builtin", "torch_cpu/packed")
-PROBLEMS = (
-    "n1c4h12w12k4r3s3-p1",
-    "n1c3h128w128k4r5s5",
-    "n1c64h56w56k64r3s3-p1",
-    "n1c256h14w14k256r3s3-p1",
-)
+PROBLEMS = ("n1c4h12w12k4r3s3-p1", "n1c3h128w128k4r5s5", "n1c64h56w56k64r3s3-p1", "n1c256h14w14k256r3s3-p1")
 
 
-def experiment(
-    threads: int, rounds: int, progress: Any, kernels: list[str], timeout: float
-) -> dict[str, Any]:
+def experiment(threads: int, rounds: int, progress: Any, kernels: list[str], timeout: float) -> dict[str, Any]:
     """Twin cells over ``rounds`` rounds; the false-alarm rate and the smallest visible difference.
 
     ``smallest_visible`` is the difference, as a share, that 95 % of the twins' intervals would have
@@ -41,9 +34,8 @@ def experiment(
     with tempfile.TemporaryDirectory() as folder:
         log = Record(Path(folder) / "null.jsonl", {"method": "null"})
         sweep = Sweep(
-            [c for pair in twins for c in pair], preset, threads, 0, log, timeout, progress=progress,
-            watch=True,
-        )  # fmt: skip
+            [c for pair in twins for c in pair], preset, threads, 0, log, timeout, progress=progress, watch=True
+        )
         sweep.run()
         log.close()
     pairs = []
@@ -52,10 +44,17 @@ def experiment(
         if not values:
             continue
         low, high, confidence = interval(values)
-        pairs.append({
-            "kernel": a.kernel, "problem": str(a.layer.problem), "ratio": statistics.median(values),
-            "low": low, "high": high, "confidence": confidence, "alarm": not low <= 1 <= high,
-        })  # fmt: skip
+        pairs.append(
+            {
+                "kernel": a.kernel,
+                "problem": str(a.layer.problem),
+                "ratio": statistics.median(values),
+                "low": low,
+                "high": high,
+                "confidence": confidence,
+                "alarm": not low <= 1 <= high,
+            }
+        )
     return summary(pairs, rounds, threads)
 
 

@@ -50,9 +50,7 @@ def floor_seconds(p: Any, algorithm: str, ceilings: dict[str, Any], threads: int
     return max((by_arithmetic, "the FMA ceiling"), (by_bytes, "the bandwidth of the fastest cache"))
 
 
-def mistrust(
-    seconds: float, p: Any, algorithm: str, ceilings: dict[str, Any], threads: int
-) -> str | None:
+def mistrust(seconds: float, p: Any, algorithm: str, ceilings: dict[str, Any], threads: int) -> str | None:
     """Why a measured time cannot be, in one sentence, or None."""
     least, what = floor_seconds(p, algorithm, ceilings, threads)
     if seconds >= SLACK * least:

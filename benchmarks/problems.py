@@ -151,9 +151,15 @@ groups     n1c45h39w41k27r3s3-p1-g9
 """)
 
 SETS: dict[str, list[Layer]] = {
-    "seed": SEED, "tiny": TINY, "ladder": LADDER, "resnet50": RESNET50, "vgg16": VGG16,
-    "mobilenet": MOBILENET, "deepbench": DEEPBENCH, "tails": TAILS,
-}  # fmt: skip
+    "seed": SEED,
+    "tiny": TINY,
+    "ladder": LADDER,
+    "resnet50": RESNET50,
+    "vgg16": VGG16,
+    "mobilenet": MOBILENET,
+    "deepbench": DEEPBENCH,
+    "tails": TAILS,
+}
 
 # Sets that lie in files: 216 distinct layers of the nine "light" networks that come with onnx's backend tests,
 # with the number of times that they occur in all nine (the file names its source).

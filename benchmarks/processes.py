@@ -30,9 +30,7 @@ class Worker:
     It may use ``CONVZOO_MEMORY_LIMIT`` bytes, by default most of what there is.
     """
 
-    def __init__(
-        self, backend: str, threads: int, python: str = sys.executable, kernels: Path | None = None
-    ):
+    def __init__(self, backend: str, threads: int, python: str = sys.executable, kernels: Path | None = None):
         self._token = f"{os.getpid()}-{secrets.token_hex(8)}"
         added = {"PYTHONPATH": python_path(kernels), TOKEN: self._token}
         environment = os.environ | library_environment(threads) | added
@@ -40,10 +38,15 @@ class Worker:
         self._memory = int(environment["CONVZOO_MEMORY_LIMIT"])
         command = [python, "-m", "benchmarks.worker", backend]
         self._process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            command,
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C belongs to the coordinator, which keeps what is finished
-        )  # fmt: skip
+        )
         self._replies: queue.Queue[str] = queue.Queue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -138,9 +141,7 @@ class Worker:
 
     def close(self) -> None:
         """End the process and whatever it has started, which would hold the pipe open, or the machine busy."""
-        with contextlib.suppress(
-            OSError, AttributeError
-        ):  # it is a session, and so a group, of its own
+        with contextlib.suppress(OSError, AttributeError):  # it is a session, and so a group, of its own
             os.killpg(self._process.pid, signal.SIGKILL)
         if self._process.poll() is None:
             self._process.kill()

@@ -155,9 +155,7 @@ def export_to_asv(path: Path, results: Path) -> Path:
     lines = list(read(path))
     run, cells = lines[0], [line for line in lines if line["kind"] == "cell"]
     if run["dirty"]:
-        raise ValueError(
-            f"{path}: asv files results by commit, and this run was of an uncommitted tree"
-        )
+        raise ValueError(f"{path}: asv files results by commit, and this run was of an uncommitted tree")
     version = ".".join(run["hardware"]["python"].split(".")[:2])
     params = asv_machine(run["machine"], run["hardware"]) | {"python": version}
     moment = datetime.fromisoformat(run["commit_date"] or run["started"])
@@ -175,9 +173,13 @@ def export_to_asv(path: Path, results: Path) -> Path:
             "type": "time",
         }
         result = BenchmarkResult(
-            result=[True if r else None for r in rounds], samples=rounds,
-            number=[1 if r else None for r in rounds], errcode=0, stderr="", profile=None,
-        )  # fmt: skip
+            result=[True if r else None for r in rounds],
+            samples=rounds,
+            number=[1 if r else None for r in rounds],
+            errcode=0,
+            stderr="",
+            profile=None,
+        )
         started = datetime.fromisoformat(run["started"])
         filed.add_result(benchmark, result, started_at=started, duration=0.0, record_samples=True)
     filed.save(str(results))

@@ -106,9 +106,7 @@ def moved(base: dict[str, Any], head: dict[str, Any]) -> list[str]:
     a, b = _flat(base), _flat(head)
     if not a or not b or "fingerprint" in (*a, *b):  # that key says why there is none
         return []
-    changed = {
-        k: f"{k} {a.get(k, 'none')} -> {b.get(k, 'none')}" for k in (*a, *b) if a.get(k) != b.get(k)
-    }
+    changed = {k: f"{k} {a.get(k, 'none')} -> {b.get(k, 'none')}" for k in (*a, *b) if a.get(k) != b.get(k)}
     plain = [text for key, text in changed.items() if "hash" not in key]
     if plain:
         return plain
@@ -163,8 +161,7 @@ class Regression:
             live = [
                 p
                 for p in self.pairs
-                if (p.asks(BASE) and p.asks(HEAD))
-                or ((i == 0 or p.failed) and (p.asks(BASE) or p.asks(HEAD)))
+                if (p.asks(BASE) and p.asks(HEAD)) or ((i == 0 or p.failed) and (p.asks(BASE) or p.asks(HEAD)))
             ]
             self._expect(len(live) * (self.screening - i))
             self.round(live, "screened")
@@ -225,9 +222,7 @@ class Regression:
         rng = random.Random(f"{self.seed}/{number}")
         order = list(live)
         rng.shuffle(order)
-        slots = [
-            (side, backend) for backend in sorted({p.backend for p in order}) for side in self.sides
-        ]
+        slots = [(side, backend) for backend in sorted({p.backend for p in order}) for side in self.sides]
         rng.shuffle(slots)  # which side's process starts first is a coin, too
         crew = _Crew(self, slots)
         try:
@@ -242,9 +237,7 @@ class Regression:
         finally:
             crew.close()
 
-    def _visit(
-        self, pair: Pair, number: int, turns: list[str], ask: Callable[..., dict[str, Any]], phase: str
-    ) -> None:  # fmt: skip
+    def _visit(self, pair: Pair, number: int, turns: list[str], ask: Callable[..., dict[str, Any]], phase: str) -> None:
         request = pair.key | {
             "seed": self.seed + 1000 * number,
             "effort": asdict(self.effort),
@@ -275,11 +268,16 @@ class Regression:
         confirming = significance.LOOKS * self.rounds_to_confirm
         arguments = (self.screening, confirming, self.family, self.minimum)
         return {
-            "cells": len(self.pairs), "compared": len(compared), "suspects": self.suspects,
-            "screening_rounds": self.screening, "confirming_rounds": confirming,
-            "alpha": significance.ALPHA, "minimum": self.minimum, "round_noise": spread,
+            "cells": len(self.pairs),
+            "compared": len(compared),
+            "suspects": self.suspects,
+            "screening_rounds": self.screening,
+            "confirming_rounds": confirming,
+            "alpha": significance.ALPHA,
+            "minimum": self.minimum,
+            "round_noise": spread,
             "visible": significance.visible(spread, *arguments),
-        }  # fmt: skip
+        }
 
     def line(self, pair: Pair) -> dict[str, Any]:
         """One cell of the document."""
@@ -288,19 +286,25 @@ class Regression:
             status, why = pair.outcome(side)
             failures = pair.failures(side)
             found[side] = {
-                "status": status, "why": why or (failures[-1][1] if failures else ""),
-                "visits": len(pair.events[side]), "failures": len(failures),
-            }  # fmt: skip
+                "status": status,
+                "why": why or (failures[-1][1] if failures else ""),
+                "visits": len(pair.events[side]),
+                "failures": len(failures),
+            }
             if pair.seconds[side]:
                 found[side]["seconds"] = statistics.median(pair.seconds[side])
         if found["verdict"] in ("slower", "faster", "cannot tell"):
             e = significance.estimate(pair.logs)
             found |= {
-                "ratio": e.ratio, "low": e.low, "high": e.high, "confidence": e.confidence,
-                "p": pair.p, "adjusted_p": pair.adjusted_p,
+                "ratio": e.ratio,
+                "low": e.low,
+                "high": e.high,
+                "confidence": e.confidence,
+                "p": pair.p,
+                "adjusted_p": pair.adjusted_p,
                 "screened": [math.exp(v) for v in pair.screened],
                 "confirmed": [math.exp(v) for v in pair.confirmed],
-            }  # fmt: skip
+            }
         found["moved"] = moved(pair.evidence[BASE], pair.evidence[HEAD])
         return found
 

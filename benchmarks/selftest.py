@@ -31,10 +31,17 @@ BUSY = "n1c32h14w16k64r5s5-p2_1_1_2"  # so much work on so little data that reme
 HONEST_PROBLEMS = (AWKWARD, "n1c16h15w18k16r3s3-p1", "n2c5h9w8k6r2s3-p0_1_2_1-d1x2-nhwc")
 # A kernel of the caller's may be wrong on some problems alone: these are tried where it has seemed right.
 FURTHER = (
-    "n33c3h9w8k5r3s3-p1", "n1c3h11w10k130r3s3-p1", "n1c300h7w6k4r3s3", "n1c3h40w90k5r3s3-p2_1_1_2",
-    "n2c8h9w7k8r3s3-p1", "n2c17h12w11k19r1s1", "n1c6h9w10k7r3s2-st2x3-p1-nobias-f64",
-    "n2c5h9w8k6r2s3-p0_1_2_1-d1x2-nhwc", "n2c12h9w11k12r3s3-p1-g12", "n1c4h13w14k6r5s5-p3-d2",
-)  # fmt: skip
+    "n33c3h9w8k5r3s3-p1",
+    "n1c3h11w10k130r3s3-p1",
+    "n1c300h7w6k4r3s3",
+    "n1c3h40w90k5r3s3-p2_1_1_2",
+    "n2c8h9w7k8r3s3-p1",
+    "n2c17h12w11k19r1s1",
+    "n1c6h9w10k7r3s2-st2x3-p1-nobias-f64",
+    "n2c5h9w8k6r2s3-p0_1_2_1-d1x2-nhwc",
+    "n2c12h9w11k12r3s3-p1-g12",
+    "n1c4h13w14k6r5s5-p3-d2",
+)
 REFUSALS = ("unsupported", "unavailable")
 ANY_FAULT = "wrong mistrusted crashed timeout"  # what a bad kernel that says nothing must end in
 
@@ -62,20 +69,27 @@ class Trial:
     def row(self) -> dict[str, Any]:
         why = self.cell.why.partition("; repeat: ")[0]
         return {
-            "kernel": self.cell.kernel, "backend": self.cell.backend, "bad": self.bad,
-            "problem": str(self.cell.layer.problem), "scenario": self.cell.scenario,
-            "expected": " ".join(self.expected), "status": self.cell.status, "why": why,
-            "as_it_must": self.as_it_must, "headline": self.headline,
-        }  # fmt: skip
+            "kernel": self.cell.kernel,
+            "backend": self.cell.backend,
+            "bad": self.bad,
+            "problem": str(self.cell.layer.problem),
+            "scenario": self.cell.scenario,
+            "expected": " ".join(self.expected),
+            "status": self.cell.status,
+            "why": why,
+            "as_it_must": self.as_it_must,
+            "headline": self.headline,
+        }
 
 
 def usable(globs: Sequence[str] = ("*",)) -> list[str]:
     """Backends that can be timed here and have a kernel that matches."""
     wanted = {name.partition("/")[0] for name in names(*globs)}
     return [
-        name for name, b in BACKENDS.items()
+        name
+        for name, b in BACKENDS.items()
         if name in wanted and b.why_not() is None and not getattr(b, "simulated", False)
-    ]  # fmt: skip
+    ]
 
 
 def trials(backend: str, folder: Path) -> list[Trial]:
@@ -107,9 +121,7 @@ def of_your_own(backend: str, folder: Path, further: bool = False) -> list[Trial
     return found
 
 
-def _cell(
-    kernel: str, problem: str, path: Path | None = None, scenario: str = "packed"
-) -> compare.Cell:
+def _cell(kernel: str, problem: str, path: Path | None = None, scenario: str = "packed") -> compare.Cell:
     layer = Layer(problem, Conv2d.parse(problem))
     return compare.Cell(kernel, layer, scenario, path=str(path) if path else None)
 
@@ -133,8 +145,9 @@ def run(
             _sweep([t for t in quick if t.cell.backend == backend], folder, TIMEOUT, seed, progress)
         waits = [
             threading.Thread(target=_sweep, args=([t], folder, HANGING, seed, progress))
-            for t in every if t.expected == ("timeout",)
-        ]  # fmt: skip
+            for t in every
+            if t.expected == ("timeout",)
+        ]
         for thread in waits:  # they only wait, so they may do it together
             thread.start()
         for thread in waits:
@@ -231,20 +244,18 @@ def _short(text: str) -> str:
 
 def _score_table(scores: list[dict[str, Any]]) -> Any:
     table = _table("generated mutants", "kernel")
-    for heading in (
-        "mutants",
-        "rejected",
-        "argued equivalent",
-        "not reached here",
-        "survived",
-        "score",
-    ):
+    for heading in ("mutants", "rejected", "argued equivalent", "not reached here", "survived", "score"):
         table.add_column(heading, justify="right")
     for s in [*scores, total(scores)]:
         table.add_row(
-            s["kernel"], _drawn(s), str(s["rejected"]), str(s["equivalent"]),
-            str(s["unreached"]), str(len(s["survivors"])), percent(s),
-        )  # fmt: skip
+            s["kernel"],
+            _drawn(s),
+            str(s["rejected"]),
+            str(s["equivalent"]),
+            str(s["unreached"]),
+            str(len(s["survivors"])),
+            percent(s),
+        )
     return table
 
 
@@ -258,9 +269,10 @@ def total(scores: list[dict[str, Any]]) -> dict[str, Any]:
     """The sum of all scores, as one more line."""
     counted = ("mutants", "places", "rejected", "equivalent", "unreached")
     return {
-        "kernel": "all", **{key: sum(s[key] for s in scores) for key in counted},
+        "kernel": "all",
+        **{key: sum(s[key] for s in scores) for key in counted},
         "survivors": [line for s in scores for line in s["survivors"]],
-    }  # fmt: skip
+    }
 
 
 def percent(score: dict[str, Any]) -> str:

@@ -26,10 +26,7 @@ SECONDS = 0.02  # for calls from several threads, and for a batch of calls that 
 IN_A_ROW = 8  # calls at least
 IN_A_BATCH = 12  # calls at least, or what comes and goes by itself counts for too much; then more
 THREADS = 3
-SCALES = (
-    2.0**-60,
-    2.0**60,
-)  # powers of two change no digit, and so large or small float32 is far from its ends
+SCALES = (2.0**-60, 2.0**60)  # powers of two change no digit, and so large or small float32 is far from its ends
 CHANGE_THREADS = ("numba", "torch_cpu")  # backends whose number of threads a process can change
 TOO_MANY = 0.8  # objects left by a call: others may go meanwhile
 
@@ -97,9 +94,7 @@ def loses_nan(kernel: Any, call: Callable[[Any], Any], p: Any, data: tuple, know
     return "" if verdict.ok else f"on x with a NaN: {verdict.why}"
 
 
-def depends_on_scale(
-    kernel: Any, plan: Any, p: Any, data: tuple, known: tuple, right: Any = None
-) -> str:
+def depends_on_scale(kernel: Any, plan: Any, p: Any, data: tuple, known: tuple, right: Any = None) -> str:
     """Whether x and b that are so many times as large do not give y that is as many times as large.
 
     ``data`` is x, w and b on the host, ``known`` their oracle and magnitude, ``right`` an output that is
@@ -117,11 +112,7 @@ def depends_on_scale(
         b = b if b is None else (b * scale).astype(b.dtype)
         weights = plan.pack(device(w), b if b is None else device(b))
         y = snapshot(kernel.backend, plan.run(device(x), weights))
-        if (
-            right is not None
-            and type(y) is np.ndarray
-            and np.array_equal(y, right * right.dtype.type(scale))
-        ):
+        if right is not None and type(y) is np.ndarray and np.array_equal(y, right * right.dtype.type(scale)):
             continue
         like: dict[str, Any] = {"accuracy": kernel.accuracy, "tier": "random"}
         verdict = judge(y, p, x, w, b, **like, known=(known[0] * scale, known[1] * scale))

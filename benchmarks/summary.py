@@ -36,9 +36,13 @@ def summary(cell: Cell) -> dict[str, Any]:
     """What all rounds of a cell say together; only a cell whose every round is ok has a time."""
     p = cell.layer.problem
     line: dict[str, Any] = cell.key | {
-        "layer": cell.layer.name, "count": cell.layer.count, "status": cell.status, "why": cell.why,
-        "flops": p.flops, "min_bytes": p.min_bytes,
-    }  # fmt: skip
+        "layer": cell.layer.name,
+        "count": cell.layer.count,
+        "status": cell.status,
+        "why": cell.why,
+        "flops": p.flops,
+        "min_bytes": p.min_bytes,
+    }
     good = [r for r in cell.rounds.values() if r["status"] == "ok"]
     if cell.status != "ok" or not good:
         return line | ({} if cell.status != "ok" else {"status": "timeout", "why": "never measured"})
@@ -47,13 +51,17 @@ def summary(cell: Cell) -> dict[str, Any]:
     seconds = statistics.median(values)
     worst = max(good, key=lambda r: r["error"]["score"])
     line |= {
-        "seconds": seconds, "low": low, "high": high, "confidence": confidence,
-        "rounds": len(values), "round_seconds": values,
+        "seconds": seconds,
+        "low": low,
+        "high": high,
+        "confidence": confidence,
+        "rounds": len(values),
+        "round_seconds": values,
         "gflops_per_s": p.flops / seconds / 1e9,
         "error": worst["error"],
         **{k: good[-1][k] for k in ("accuracy", "algorithm", "workspace")},
         **{k: statistics.median(r[k] for r in good) for k in ("plan_seconds", "pack_seconds")},
-    }  # fmt: skip
+    }
     if shares := [r["host_share"] for r in good if "host_share" in r]:
         line["host_share"] = min(shares)
     line["fingerprint"] = next((r["fingerprint"] for r in good if r.get("fingerprint")), {})
@@ -88,22 +96,16 @@ def verdict_sentence(cells: list[Cell], baseline: str | None, threads: int, mach
     """One sentence: which kernel won, by how much, with which guarantee, in which scenario."""
     from convzoo.catalog import find
 
-    ran = [
-        c for c in cells if c.status == "ok" and c.medians and find(c.kernel).accuracy == "elementwise"
-    ]
+    ran = [c for c in cells if c.status == "ok" and c.medians and find(c.kernel).accuracy == "elementwise"]
     if not ran:
         return "No kernel with the elementwise guarantee was timed: nothing can be ranked."
     sentences = []
     for scenario in sorted({c.scenario for c in ran}):
         mine = [c for c in ran if c.scenario == scenario]
         wide = max(len([c for c in mine if c.kernel == k]) for k in {c.kernel for c in mine})
-        full = sorted(
-            {c.kernel for c in mine if len([d for d in mine if d.kernel == c.kernel]) == wide}
-        )
+        full = sorted({c.kernel for c in mine if len([d for d in mine if d.kernel == c.kernel]) == wide})
         if baseline not in full or len(full) < 2:
-            sentences.append(
-                f"Only {', '.join(full)} ran on all problems: nothing to compare ({scenario})."
-            )
+            sentences.append(f"Only {', '.join(full)} ran on all problems: nothing to compare ({scenario}).")
             continue
         grouped = {k: [c for c in mine if c.kernel == k] for k in full}
         speed = {k: _geometric(grouped[baseline], grouped[k]) for k in full if k != baseline}
@@ -129,10 +131,7 @@ def _geometric(slow: list[Cell], quick: list[Cell]) -> list[float]:
     """Geometric mean over problems of the speed of ``quick`` against ``slow``, one value per round."""
     pairs = [(a, b) for a in slow for b in quick if a.layer == b.layer]
     shared = set.intersection(*(a.medians.keys() & b.medians.keys() for a, b in pairs))
-    return [
-        math.exp(statistics.fmean(math.log(a.medians[i] / b.medians[i]) for a, b in pairs))
-        for i in sorted(shared)
-    ]
+    return [math.exp(statistics.fmean(math.log(a.medians[i] / b.medians[i]) for a, b in pairs)) for i in sorted(shared)]
 
 
 def skips(cells: list[Cell]) -> dict[tuple[str, str], list[Cell]]:

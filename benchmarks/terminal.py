@@ -38,11 +38,7 @@ class Progress:
         now = monotonic()
         if not self._quiet and now - self._said > 5:
             left = (now - self._begin) / self._done * (self._total - self._done)
-            print(
-                f"{self._done}/{self._total} {text}, about {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"{self._done}/{self._total} {text}, about {left:.0f} s left", file=sys.stderr, flush=True)
             self._said = now
 
 
@@ -71,12 +67,7 @@ def progress(total: int, quiet: bool) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bars(*columns, console=console(stderr=True), transient=True) as bar:
         yield _Bar(total, bar)
 
@@ -96,9 +87,7 @@ def bytes_text(count: float) -> str:
     return f"{count:.0f} B" if count else "-"
 
 
-def compare_tables(
-    lines: list[dict[str, Any]], baseline: str | None, machine: str, threads: int
-) -> None:
+def compare_tables(lines: list[dict[str, Any]], baseline: str | None, machine: str, threads: int) -> None:
     """One table per problem and scenario, fastest first."""
     from rich.table import Table
     from rich.text import Text
@@ -120,11 +109,16 @@ def compare_tables(
                 continue
             speed = f"{x['vs_baseline']:.2f}" if "vs_baseline" in x else "-"
             table.add_row(
-                x["kernel"], seconds_text(x["seconds"]),
-                f"{seconds_text(x['low'])} - {seconds_text(x['high'])}", f"{x['gflops_per_s']:.4g}",
-                speed, f"{x['error']['score']:.2g}", x["accuracy"], bytes_text(x["workspace"]),
+                x["kernel"],
+                seconds_text(x["seconds"]),
+                f"{seconds_text(x['low'])} - {seconds_text(x['high'])}",
+                f"{x['gflops_per_s']:.4g}",
+                speed,
+                f"{x['error']['score']:.2g}",
+                x["accuracy"],
+                bytes_text(x["workspace"]),
                 style="bold" if i == 0 else None,
-            )  # fmt: skip
+            )
         out.print(table)
         out.print()
 
@@ -142,15 +136,7 @@ def cost_tables(lines: list[dict[str, Any]], threads: int, machine: str) -> None
         title = f"{problem}, packed, {threads} threads, {machine}"
         table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
         table.add_column("kernel")
-        headings = (
-            "import",
-            "plan, cold",
-            "plan, warm",
-            "pack",
-            "transfer",
-            "first call",
-            "then a call",
-        )
+        headings = ("import", "plan, cold", "plan, warm", "pack", "transfer", "first call", "then a call")
         for heading in headings:
             table.add_column(heading, justify="right")
         for x in ok:
@@ -172,9 +158,7 @@ def null_table(found: dict[str, Any], machine: str) -> None:
     from rich.table import Table
 
     out = console()
-    title = (
-        f"Kernels against themselves, {found['rounds']} rounds, {found['threads']} threads, {machine}"
-    )
+    title = f"Kernels against themselves, {found['rounds']} rounds, {found['threads']} threads, {machine}"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for heading in ("kernel", "problem", "ratio", "interval", ""):
         table.add_column(heading)
@@ -188,8 +172,9 @@ def null_table(found: dict[str, Any], machine: str) -> None:
         f"{found['expected_rate']:.1%} is what the intervals allow). In {found['rounds']} rounds a difference "
         f"of {found['median_visible']:.1%} shows in half of the cells, one of {found['smallest_visible']:.1%} "
         f"in nearly all.",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def skip_list(cells: list[Cell]) -> None:

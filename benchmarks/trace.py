@@ -39,13 +39,8 @@ class Trace:
 
     def document(self) -> dict[str, Any]:
         """The file: what ``convzoo.problem.read_problems`` reads, with its source."""
-        problems = [
-            {"problem": str(p), "count": self.counts[p], "name": n} for p, n in self.names.items()
-        ]
-        return {
-            "schema": SCHEMA, "source": self.source, "problems": problems,
-            "left_out": dict(self.left_out),
-        }  # fmt: skip
+        problems = [{"problem": str(p), "count": self.counts[p], "name": n} for p, n in self.names.items()]
+        return {"schema": SCHEMA, "source": self.source, "problems": problems, "left_out": dict(self.left_out)}
 
 
 def trace(source: str, inputs: Sequence[tuple[int, ...]]) -> Trace:
@@ -53,9 +48,7 @@ def trace(source: str, inputs: Sequence[tuple[int, ...]]) -> Trace:
     if source.endswith(".onnx") or Path(source).is_file():
         return from_onnx(Path(source), inputs)
     if ":" not in source:
-        raise ValueError(
-            f"{source}: must be an ONNX file, or package.module:callable that makes a torch module"
-        )
+        raise ValueError(f"{source}: must be an ONNX file, or package.module:callable that makes a torch module")
     return from_torch(source, inputs)
 
 
@@ -88,9 +81,7 @@ def from_torch(source: str, inputs: Sequence[tuple[int, ...]]) -> Trace:
             module(*(torch.zeros(s, dtype=dtype) for s in inputs))
     except Exception as error:
         first = str(error).partition("\n")[0]
-        raise ValueError(
-            f"{found.source}: the module fails on this input: {type(error).__name__}: {first}"
-        ) from error
+        raise ValueError(f"{found.source}: the module fails on this input: {type(error).__name__}: {first}") from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -112,9 +103,7 @@ def _module(source: str) -> Any:
         raise ValueError(f"{source}: {error}") from None
     if not isinstance(made, torch.nn.Module):
         if not callable(made):
-            raise ValueError(
-                f"{source}: is no callable and no torch module, but a {type(made).__name__}"
-            )
+            raise ValueError(f"{source}: is no callable and no torch module, but a {type(made).__name__}")
         try:
             made = made()
         except TypeError as error:
@@ -153,10 +142,25 @@ def _torch_call(found: Trace, name: str, args: Sequence[Any]) -> None:
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     (n, c, h, width), (k, _, r, s) = x.shape, w.shape
     high, wide = _two(padding)
-    found.add(name, Conv2d(
-        n, c, h, width, k, r, s, stride=_two(stride), padding=(high, high, wide, wide), dilation=_two(dilation),
-        groups=groups, bias=bias is not None, dtype=dtype, layout="nhwc" if last else "nchw",
-    ))  # fmt: skip
+    found.add(
+        name,
+        Conv2d(
+            n,
+            c,
+            h,
+            width,
+            k,
+            r,
+            s,
+            stride=_two(stride),
+            padding=(high, high, wide, wide),
+            dilation=_two(dilation),
+            groups=groups,
+            bias=bias is not None,
+            dtype=dtype,
+            layout="nhwc" if last else "nchw",
+        ),
+    )
 
 
 def _two(values: Sequence[int]) -> tuple[int, int]:
@@ -230,17 +234,13 @@ def _dims(kind: Any) -> tuple[int, ...] | None:
     return tuple(dims) if kind.HasField("shape") and all(d > 0 for d in dims) else None
 
 
-def _onnx_node(
-    path: Path, found: Trace, name: str, node: Any, shapes: dict[str, Any], types: dict[str, int]
-) -> None:
+def _onnx_node(path: Path, found: Trace, name: str, node: Any, shapes: dict[str, Any], types: dict[str, int]) -> None:
     import onnx
 
     x, w = (shapes.get(value) for value in node.input[:2])
     if x is None or w is None:
         what = "input" if x is None else "filter"
-        raise ValueError(
-            f"{path}: the shape of the {what} of {name} is not known: give --input 1x3x224x224"
-        )
+        raise ValueError(f"{path}: the shape of the {what} of {name} is not known: give --input 1x3x224x224")
     dtype = onnx.helper.tensor_dtype_to_np_dtype(types[node.input[0]]).name
     if len(x) != 4 or dtype not in DTYPES:
         found.left_out[f"{len(x) - 2}-D convolution" if len(x) != 4 else f"{dtype} convolution"] += 1
@@ -253,10 +253,24 @@ def _onnx_node(
         top, left, bottom, right = told.get("pads") or (0, 0, 0, 0)
         padding = (top, bottom, left, right)
     (n, c, h, width), (k, _, r, s) = x, w
-    found.add(name, Conv2d(
-        n, c, h, width, k, r, s, stride=stride, padding=padding, dilation=dilation, groups=told.get("group", 1),
-        bias=len(node.input) > 2 and bool(node.input[2]), dtype=dtype,
-    ))  # fmt: skip
+    found.add(
+        name,
+        Conv2d(
+            n,
+            c,
+            h,
+            width,
+            k,
+            r,
+            s,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=told.get("group", 1),
+            bias=len(node.input) > 2 and bool(node.input[2]),
+            dtype=dtype,
+        ),
+    )
 
 
 def _same(
@@ -304,12 +318,7 @@ def show(found: Trace, path: Path | None) -> None:
     from .terminal import console
 
     table = Table(box=None, pad_edge=False)
-    for heading, side in (
-        ("layer", "left"),
-        ("problem", "left"),
-        ("calls", "right"),
-        ("of the FLOP", "right"),
-    ):
+    for heading, side in (("layer", "left"), ("problem", "left"), ("calls", "right"), ("of the FLOP", "right")):
         table.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
     total = sum(p.flops * n for p, n in found.counts.items())
     for p, n in sorted(found.counts.items(), key=lambda kv: -kv[0].flops * kv[1]):
@@ -319,9 +328,15 @@ def show(found: Trace, path: Path | None) -> None:
     calls = sum(found.counts.values())
     out.print(
         f"\n{found.source}: {len(found.counts)} different layers, {calls} convolutions, {total / 1e9:.4g} GFLOP"
-        f"{left_out_words(found)}", style="bold", markup=False, soft_wrap=True,
-    )  # fmt: skip
+        f"{left_out_words(found)}",
+        style="bold",
+        markup=False,
+        soft_wrap=True,
+    )
     if path:
-        for line in (f"written: {path}", f"time it: python -m benchmarks compare --problems {path}",
-                     f"then:    python -m reports pick {path}"):  # fmt: skip
+        for line in (
+            f"written: {path}",
+            f"time it: python -m benchmarks compare --problems {path}",
+            f"then:    python -m reports pick {path}",
+        ):
             out.print(line, markup=False, soft_wrap=True)

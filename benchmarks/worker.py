@@ -34,11 +34,11 @@ MEMORY_VARIABLES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34
 def library_environment(n: int) -> dict[str, str]:
     """Variables, set before a process starts, that give every library ``n`` threads, one bound to each
     core, and memory that stays with the process."""
-    return {name: str(n) for name in THREAD_VARIABLES} | MEMORY_VARIABLES | {
-        "OMP_PROC_BIND": "true",
-        "OMP_PLACES": "cores",
-        "OMP_DYNAMIC": "false",
-    }  # fmt: skip
+    return (
+        {name: str(n) for name in THREAD_VARIABLES}
+        | MEMORY_VARIABLES
+        | {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores", "OMP_DYNAMIC": "false"}
+    )
 
 
 @dataclass
@@ -93,9 +93,13 @@ class Cell:
 
         seen = self.right.get(turn)
         if (
-            seen is not None and type(home) is np.ndarray and home.dtype == seen.dtype
-            and home.flags.writeable and home.flags.c_contiguous and np.array_equal(home, seen)
-        ):  # fmt: skip
+            seen is not None
+            and type(home) is np.ndarray
+            and home.dtype == seen.dtype
+            and home.flags.writeable
+            and home.flags.c_contiguous
+            and np.array_equal(home, seen)
+        ):
             return ""
         like: dict[str, Any] = {"accuracy": self.kernel.accuracy, "tier": "random"}
         verdict = judge(home, self.problem, *self.host[turn], **like, known=self.known(turn))
@@ -123,9 +127,7 @@ class Cell:
         from convzoo.reference import snapshot
 
         for output in samples.outputs:
-            if output.copy is not None and not _same(
-                snapshot(self.kernel.backend, output.y), output.copy
-            ):
+            if output.copy is not None and not _same(snapshot(self.kernel.backend, output.y), output.copy):
                 return "a later call overwrote the output of an earlier timed one"
         return ""
 
@@ -150,9 +152,7 @@ def refuse_to_time(kernel: Any, p: Any) -> None:
 
     refuse_to_check(kernel, p)
     if getattr(kernel.backend, "simulated", False):
-        raise Unavailable(
-            "the CUDA simulator is for tests, never for timings: unset NUMBA_ENABLE_CUDASIM"
-        )
+        raise Unavailable("the CUDA simulator is for tests, never for timings: unset NUMBA_ENABLE_CUDASIM")
 
 
 class Wrong(Exception):
@@ -237,9 +237,7 @@ def fingerprint_of(cell: Cell, scenario: str) -> dict[str, Any]:
 _fingerprints: dict[tuple[str, str, str], dict[str, Any]] = {}
 
 
-def run_cell(
-    request: dict[str, Any], say: Callable[[dict], None] = lambda line: None
-) -> dict[str, Any]:
+def run_cell(request: dict[str, Any], say: Callable[[dict], None] = lambda line: None) -> dict[str, Any]:
     """One request of the coordinator, from plan to verdict; every outcome is a status.
 
     A request with an effort is timed, one that asks ``again`` without an effort gives the last cell the look
@@ -301,9 +299,7 @@ def _timed(request: dict[str, Any], say: Callable) -> dict[str, Any]:
     if why:
         return {"status": status, "why": why}
     _last.update(cell=cell, samples=samples)
-    reply = (
-        cell.report | _fingerprint(cell, request, look) | _summary(samples, bool(request.get("raw")))
-    )
+    reply = cell.report | _fingerprint(cell, request, look) | _summary(samples, bool(request.get("raw")))
     return {"status": "ok", **reply}
 
 

@@ -45,20 +45,19 @@ def parser() -> Parser:
     p.add_argument("image", nargs="?", type=Path, metavar="IMAGE", help="default: a sample photograph")
     p.add_argument("--kernel", metavar="NAME", default="numpy/per_channel", help="default: %(default)s")
     p.add_argument(
-        "--out", type=Path, metavar="FILE", default=Path("decomposition.png"),
+        "--out",
+        type=Path,
+        metavar="FILE",
+        default=Path("decomposition.png"),
         help="a .png, .svg or .pdf file; default: %(default)s",
-    )  # fmt: skip
+    )
     p.add_argument("--seed", type=natural, metavar="N", default=0, help="of the weights; default: 0")
 
     text = "the report of everything committed here: one HTML page, Markdown with figures, CSV, JSON"
     p = verbs.add_parser("build", help=text, description=text)
-    p.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: reports, and the table of README.md"
-    )
+    p.add_argument("--out", type=Path, metavar="DIR", help="default: reports, and the table of README.md")
     p.add_argument("--room", type=Path, metavar="DIR", default=ROOM, help="default: reports")
-    p.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if a file is out of date"
-    )
+    p.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is out of date")
 
     text = "the same report of one record or several alone, and of documents of regress --json"
     p = verbs.add_parser("render", help=text, description=text)
@@ -73,35 +72,19 @@ def parser() -> Parser:
     p.add_argument("--json", action="store_true", help="one JSON document on standard output")
     text = "write the page that retells the seed: its code runs, its times come from a record"
     p = verbs.add_parser("retell", help=text, description=text)
-    p.add_argument(
-        "--record", type=Path, metavar="RECORD.jsonl", help="default: the newest that has the layer"
-    )
-    p.add_argument(
-        "--out", type=Path, metavar="FILE", default=ROOM / "seed.md", help="default: reports/seed.md"
-    )
-    p.add_argument(
-        "--check", action="store_true", help="change nothing; exit 1 if the page is out of date"
-    )
+    p.add_argument("--record", type=Path, metavar="RECORD.jsonl", help="default: the newest that has the layer")
+    p.add_argument("--out", type=Path, metavar="FILE", default=ROOM / "seed.md", help="default: reports/seed.md")
+    p.add_argument("--check", action="store_true", help="change nothing; exit 1 if the page is out of date")
 
     text = "which kernel for these layers: the fastest with that guarantee, by how much, how sure"
     p = verbs.add_parser("pick", help=text, description=text)
-    p.add_argument(
-        "problems",
-        metavar="PROBLEM|SET|FILE",
-        help="a problem, a set in the records, or a file of layers",
-    )
-    p.add_argument(
-        "--accuracy", choices=GUARANTEES, default="elementwise", help="at least; default: %(default)s"
-    )
-    p.add_argument(
-        "--scenario", choices=("packed", "eager"), default="packed", help="default: %(default)s"
-    )
+    p.add_argument("problems", metavar="PROBLEM|SET|FILE", help="a problem, a set in the records, or a file of layers")
+    p.add_argument("--accuracy", choices=GUARANTEES, default="elementwise", help="at least; default: %(default)s")
+    p.add_argument("--scenario", choices=("packed", "eager"), default="packed", help="default: %(default)s")
     p.add_argument("--layout", choices=("nchw", "nhwc"), help="default: as the problems say")
     p.add_argument("--batch", type=natural, metavar="N", help="default: as the problems say")
     p.add_argument("--machine", metavar="NAME", help="default: each that has records")
-    p.add_argument(
-        "--records", type=Path, metavar="DIR", default=ROOM / "records", help="default: reports/records"
-    )
+    p.add_argument("--records", type=Path, metavar="DIR", default=ROOM / "records", help="default: reports/records")
     p.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
     text = "write the page on GPU code, gpu_code.md, beside its table"
@@ -168,11 +151,15 @@ def import_(args: argparse.Namespace) -> int:
     if args.json:
         files = [
             {
-                "path": str(v.path), "kind": v.kind, "status": v.status, "why": v.why,
-                "to": str(v.to) if v.to else None, "notes": v.notes,
+                "path": str(v.path),
+                "kind": v.kind,
+                "status": v.status,
+                "why": v.why,
+                "to": str(v.to) if v.to else None,
+                "notes": v.notes,
             }
             for v in verdicts
-        ]  # fmt: skip
+        ]
         emit("import", {"dry_run": args.dry_run, "files": files})
     else:
         print(*fine, sep="\n")
@@ -192,9 +179,7 @@ def retell(args: argparse.Namespace) -> int:
     elif args.check:
         record = ROOM / (written_from(here) or "no record named in its first line")
         if not record.is_file():
-            raise Unreadable(
-                f"{args.out} was written from {record}, which is not there: retell writes it anew"
-            )
+            raise Unreadable(f"{args.out} was written from {record}, which is not there: retell writes it anew")
     else:
         record = newest(ROOM / "records")
     name = record.relative_to(ROOM) if record.is_relative_to(ROOM) else record
@@ -262,10 +247,14 @@ def gpu_code(args: argparse.Namespace) -> int:
 
 
 VERBS = {
-    "build": build, "decompose": decompose, "gpu-code": gpu_code, "import": import_, "pick": pick,
+    "build": build,
+    "decompose": decompose,
+    "gpu-code": gpu_code,
+    "import": import_,
+    "pick": pick,
     "render": render,
     "retell": retell,
-}  # fmt: skip
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -22,10 +22,17 @@ from .standing import Race
 from .values import mapping, number, sequence, text
 
 FACTS = {
-    "cpu": "CPU", "microarchitecture": "microarchitecture", "vector": "vectors", "usable_cpus": "usable CPUs",
-    "caches": "caches", "memory_bytes": "memory", "gpus": "GPUs", "governor": "governor", "os": "system",
+    "cpu": "CPU",
+    "microarchitecture": "microarchitecture",
+    "vector": "vectors",
+    "usable_cpus": "usable CPUs",
+    "caches": "caches",
+    "memory_bytes": "memory",
+    "gpus": "GPUs",
+    "governor": "governor",
+    "os": "system",
     "python": "Python",
-}  # fmt: skip
+}
 FLIPS, PERHAPS, HOLDS = "flips", "cannot tell", "holds"
 
 
@@ -36,13 +43,20 @@ def compared(runs: Sequence[Run], files: Mapping[str, dict[str, Any]]) -> dict[s
     scenarios = [s for s in ("packed", "eager") if sum(s in run.scenarios for run in runs) > 1]
     found = [_scenario(runs, s) for s in scenarios]
     return {
-        "heads": [{"machine": run.machine, "threads": run.said("threads"), "commit": views.commit(run),
-                   "date": say.date_text(run.said("started"))} for run in runs],
+        "heads": [
+            {
+                "machine": run.machine,
+                "threads": run.said("threads"),
+                "commit": views.commit(run),
+                "date": say.date_text(run.said("started")),
+            }
+            for run in runs
+        ],
         "facts": _facts(runs, files),
         "ceilings": _ceilings(runs),
         "scenarios": [s for s in found if s],
         "cautions": _cautions(runs),
-    }  # fmt: skip
+    }
 
 
 def machine_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -57,15 +71,10 @@ def machine_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _facts(runs: Sequence[Run], files: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    known = [
-        mapping(files.get(run.machine, {}).get("hardware")) | mapping(run.header.get("hardware"))
-        for run in runs
-    ]
+    known = [mapping(files.get(run.machine, {}).get("hardware")) | mapping(run.header.get("hardware")) for run in runs]
     rows = [_row(name, [_fact(k, hardware.get(k)) for hardware in known]) for k, name in FACTS.items()]
     rows.append(_row("threads used", [run.said("threads") for run in runs]))
-    rows.append(
-        _row("difference that shows in nearly all cells", [_visible(run, files) for run in runs])
-    )
+    rows.append(_row("difference that shows in nearly all cells", [_visible(run, files) for run in runs]))
     return [row for row in rows if set(row["values"]) != {say.NOTHING}]
 
 
@@ -109,9 +118,7 @@ def _ceilings(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _scenario(runs: Sequence[Run], scenario: str) -> dict[str, Any] | None:
-    races = [
-        {race.problem: race for race in standing.races(run, scenario) if race.ranked} for run in runs
-    ]
+    races = [{race.problem: race for race in standing.races(run, scenario) if race.ranked} for run in runs]
     counted = dict.fromkeys(problem for each in races for problem in each)
     shared = [p for p in counted if sum(p in each for each in races) > 1]
     if not shared:
@@ -139,11 +146,17 @@ def _problem(problem: str, races: list[Race | None]) -> dict[str, Any]:
             shown.append(None)
             continue
         leads = {k: _lead(best, k, race) for k in winners if k != best.kernel}
-        shown.append({
-            "kernel": best.kernel, "guarantee": best.accuracy, "seconds": best.seconds,
-            "time": say.seconds_text(best.seconds), "tied": [c.kernel for c in race.level],
-            "lead": _least(leads), "leads": leads,
-        })  # fmt: skip
+        shown.append(
+            {
+                "kernel": best.kernel,
+                "guarantee": best.accuracy,
+                "seconds": best.seconds,
+                "time": say.seconds_text(best.seconds),
+                "tied": [c.kernel for c in race.level],
+                "lead": _least(leads),
+                "leads": leads,
+            }
+        )
     for a, b in combinations([w for w in shown if w], 2):
         if a["kernel"] != b["kernel"]:
             pair = (a["leads"][b["kernel"]], b["leads"][a["kernel"]])
@@ -181,9 +194,7 @@ def _sentence(problems: list[dict[str, Any]]) -> str:
     count = {s: sum(p["ranking"] == s for p in problems) for s in (HOLDS, FLIPS, PERHAPS)}
     parts = [f"the winner is the same on {count[HOLDS]}"]
     parts += [f"another one on {count[FLIPS]}"] if count[FLIPS] else []
-    parts += (
-        [f"perhaps another on {count[PERHAPS]}, which the rounds cannot tell"] if count[PERHAPS] else []
-    )
+    parts += [f"perhaps another on {count[PERHAPS]}, which the rounds cannot tell"] if count[PERHAPS] else []
     return f"Of {say.plural(len(problems), 'problem')} measured on two machines or more, {', '.join(parts)}."
 
 
@@ -198,11 +209,7 @@ def _fastest(runs: Sequence[Run], problems: list[dict[str, Any]], everywhere: in
     for i, run in enumerate(runs):
         if i != first:
             each = [row[i]["seconds"] / row[first]["seconds"] for row in whole]
-            span = (
-                f" ({say.speed_text(min(each))} to {say.speed_text(max(each))} by problem)"
-                if everywhere > 1
-                else ""
-            )
+            span = f" ({say.speed_text(min(each))} to {say.speed_text(max(each))} by problem)" if everywhere > 1 else ""
             parts.append(f"{run.machine} takes {say.speed_text(means[i] / means[first])} as long{span}")
     return (
         f"{runs[first].machine} is the fastest, each machine with its best kernel: over "
@@ -220,10 +227,7 @@ def _means(runs: Sequence[Run], cells: Sequence[Sequence[Cell]]) -> list[dict[st
             continue
         shares = [s for c in mine if (s := share(run, c)) is not None]
         whole = len(shares) == len(mine)
-        found.append({
-            "rate": _geometric([r for r in rates if r]),
-            "share": _geometric(shares) if whole else None,
-        })  # fmt: skip
+        found.append({"rate": _geometric([r for r in rates if r]), "share": _geometric(shares) if whole else None})
     return found
 
 
@@ -238,15 +242,10 @@ def _geometric(values: Sequence[float]) -> float:
     return exp(statistics.fmean(log(v) for v in values))
 
 
-def _kernels(
-    runs: Sequence[Run], races: list[dict[str, Race]], problems: list[str]
-) -> list[dict[str, Any]]:
+def _kernels(runs: Sequence[Run], races: list[dict[str, Race]], problems: list[str]) -> list[dict[str, Any]]:
     """Kernel by machine over the problems that every machine measured; a kernel must have run on all of them."""
     ran = [
-        {
-            k: [c for p in problems for c in each[p].ranked if c.kernel == k]
-            for k in _names(each, problems)
-        }
+        {k: [c for p in problems for c in each[p].ranked if c.kernel == k] for k in _names(each, problems)}
         for each in races
     ]
     whole = [{k: cells for k, cells in mine.items() if len(cells) == len(problems)} for mine in ran]
@@ -254,20 +253,19 @@ def _kernels(
     for kernel in dict.fromkeys(k for mine in whole for k in mine):
         cells = [mine.get(kernel, []) for mine in whole]
         one = next(c for each in cells for c in each)
-        rows.append({
-            "kernel": kernel, "guarantee": one.accuracy, "effective": one.effective, "cells": _means(runs, cells),
-        })  # fmt: skip
+        rows.append(
+            {"kernel": kernel, "guarantee": one.accuracy, "effective": one.effective, "cells": _means(runs, cells)}
+        )
     for i in range(len(runs)):
         order = sorted((r for r in rows if r["cells"][i]), key=lambda r: -r["cells"][i]["rate"])
         for rank, row in enumerate(order, 1):
             cell = row["cells"][i]
             cell |= {
-                "rank": rank, "rate_text": say.plain(cell["rate"]),
+                "rank": rank,
+                "rate_text": say.plain(cell["rate"]),
                 "share_text": f"{cell['share']:.0%}" if cell["share"] is not None else "not measured",
-            }  # fmt: skip
-    rows = [
-        row for row in rows if any(row["cells"])
-    ]  # FLOP of a problem may be unknown, and so its rates
+            }
+    rows = [row for row in rows if any(row["cells"])]  # FLOP of a problem may be unknown, and so its rates
     for row in rows:
         ranks = {cell["rank"] for cell in row["cells"] if cell}
         row["moves"] = len(ranks) > 1
@@ -278,9 +276,7 @@ def _names(races: Mapping[str, Race], problems: list[str]) -> list[str]:
     return list(dict.fromkeys(c.kernel for p in problems for c in races[p].ranked))
 
 
-def _best(
-    runs: Sequence[Run], races: list[dict[str, Race]], problems: list[str]
-) -> list[dict[str, Any] | None]:
+def _best(runs: Sequence[Run], races: list[dict[str, Race]], problems: list[str]) -> list[dict[str, Any] | None]:
     """The best kernel of each problem, strongest guarantee: each machine at its best, against the first."""
     cells = [[b for p in problems if (b := each[p].best)] for each in races]
     found = _means(runs, cells)
@@ -289,42 +285,41 @@ def _best(
         if one and first:
             ratio = one["rate"] / first["rate"]
             one |= {
-                "rate_text": say.plain(one["rate"]), "against": say.speed_text(ratio) if one is not first else "",
+                "rate_text": say.plain(one["rate"]),
+                "against": say.speed_text(ratio) if one is not first else "",
                 "share_text": f"{one['share']:.0%}" if one["share"] is not None else "not measured",
-            }  # fmt: skip
+            }
     return found
 
 
-def _details(
-    runs: Sequence[Run], races: list[dict[str, Race]], shared: list[str]
-) -> list[dict[str, Any]]:
+def _details(runs: Sequence[Run], races: list[dict[str, Race]], shared: list[str]) -> list[dict[str, Any]]:
     """Cells that ran on two machines or more: time, share of the machine's limit, speed against the first."""
     rows = []
     for problem in shared:
-        mine = [
-            {c.kernel: c for c in each[problem].ranked} if problem in each else {} for each in races
-        ]
+        mine = [{c.kernel: c for c in each[problem].ranked} if problem in each else {} for each in races]
         for kernel in dict.fromkeys(k for each in mine for k in each):
             cells = [each.get(kernel) for each in mine]
             if sum(c is not None for c in cells) < 2:
                 continue
             first = next(c for c in cells if c)
             shown = [
-                {"seconds": c.seconds, "time": say.seconds_text(c.seconds),
-                 "share": f"{s:.0%}" if (s := share(run, c)) is not None else "",
-                 "speed": say.speed_text(first.seconds / c.seconds) if c is not first else ""}
-                if c else None
+                {
+                    "seconds": c.seconds,
+                    "time": say.seconds_text(c.seconds),
+                    "share": f"{s:.0%}" if (s := share(run, c)) is not None else "",
+                    "speed": say.speed_text(first.seconds / c.seconds) if c is not first else "",
+                }
+                if c
+                else None
                 for run, c in zip(runs, cells, strict=True)
-            ]  # fmt: skip
+            ]
             rows.append({"layer": first.layer, "problem": problem, "kernel": kernel, "cells": shown})
     return rows
 
 
 def _cautions(runs: Sequence[Run]) -> list[str]:
     """Differences other than the machine, any of which may be what a difference of times comes from."""
-    found = [
-        "The machines were measured in different runs: no interval is given for a ratio between them."
-    ]
+    found = ["The machines were measured in different runs: no interval is given for a ratio between them."]
     for what, values in (
         ("commits", {views.commit(run) for run in runs}),
         ("suite versions", {run.said("suite") for run in runs}),
@@ -337,9 +332,7 @@ def _cautions(runs: Sequence[Run]) -> list[str]:
         for about in run.libraries.values():
             for name, version in about.items():
                 versions.setdefault(name, set()).add(version)
-    moved = [
-        f"{name} ({' and '.join(sorted(v))})" for name, v in sorted(versions.items()) if len(v) > 1
-    ]
+    moved = [f"{name} ({' and '.join(sorted(v))})" for name, v in sorted(versions.items()) if len(v) > 1]
     if moved:
         found.append(f"They differ in versions of libraries: {', '.join(moved)}.")
     return found
@@ -354,10 +347,7 @@ def markdown(table: dict[str, Any]) -> list[str]:
     parts += [f"**{plain(s['name'])}**: {plain(s['sentence'])}" for s in table["scenarios"]]
     parts += [f"> {plain(caution)}" for caution in table["cautions"]]
     rows = [[plain(r["name"]), *map(plain, r["values"])] for r in table["facts"]]
-    rows += [
-        [plain(r["name"]), *(f"{c['value']} {c['note']}".strip() for c in r["cells"])]
-        for r in table["ceilings"]
-    ]
+    rows += [[plain(r["name"]), *(f"{c['value']} {c['note']}".strip() for c in r["cells"])] for r in table["ceilings"]]
     parts.append(tabulated(["", *heads], rows, right=1))
     for s in table["scenarios"]:
         if s["kernels"]:
@@ -367,11 +357,8 @@ def markdown(table: dict[str, Any]) -> list[str]:
                 f"GFLOP/s over {say.plural(s['everywhere'], 'problem')} that all have measured ({s['name']}, "
                 "geometric mean), the place on that machine, and the share of what its measured ceilings allow:",
                 tabulated(["kernel", *heads], rows, right=1),
-            ]  # fmt: skip
-        rows = [
-            [code(r["problem"]), r["ranking"], *(_winner(w, code) for w in r["winners"])]
-            for r in s["problems"]
-        ]
+            ]
+        rows = [[code(r["problem"]), r["ranking"], *(_winner(w, code) for w in r["winners"])] for r in s["problems"]]
         parts.append(tabulated(["problem", "ranking", *heads], rows, right=2))
     return parts
 

@@ -29,9 +29,7 @@ def _block(a: dict[str, Any], wanted: Wish) -> str:
     if any(x["weaker"] for x in timed):
         parts.append(_weaker(timed, a["network"]))
     if timed and not a["network"]:
-        parts.append(
-            f'In code: layer = convzoo.prepare(w, bias, ..., kernel="{timed[0]["kernel"]}"); y = layer(x)'
-        )
+        parts.append(f'In code: layer = convzoo.prepare(w, bias, ..., kernel="{timed[0]["kernel"]}"); y = layer(x)')
     rests = [
         f"  {r['record']}, {say.date_text(r['started'])}, commit {r['commit'][:10]}"
         + (" + uncommitted changes" if r["dirty"] else "")
@@ -53,11 +51,7 @@ def headline(a: dict[str, Any]) -> str:
     if a["network"] is None:
         return _one(timed[0])
     net = a["network"]
-    of = (
-        f"all {net['of']} layers"
-        if net["layers"] == net["of"]
-        else f"{net['layers']} of {net['of']} layers"
-    )
+    of = f"all {net['of']} layers" if net["layers"] == net["of"] else f"{net['layers']} of {net['of']} layers"
     whole, mix = net["kernels"], net["mix"]
     if not whole:
         each = say.seconds_text(mix["seconds"])
@@ -73,17 +67,14 @@ def headline(a: dict[str, Any]) -> str:
         else ""
     )
     return (
-        f"One kernel for {of}: {whole[0]['kernel']}, {_seconds(whole[0])} for {net['calls']} calls{lead}."
-        f"{rivals}{more}"
+        f"One kernel for {of}: {whole[0]['kernel']}, {_seconds(whole[0])} for {net['calls']} calls{lead}.{rivals}{more}"
     )
 
 
 def _one(x: dict[str, Any]) -> str:
     said = f"{x['kernel']}: {_seconds(x)}, {x['rounds']} rounds, {x['confidence'] or 0:.0%} confidence"
     if x["contestants"] == 1:
-        return (
-            f"{said}. No other kernel with that guarantee ran, so there is nothing to compare it with."
-        )
+        return f"{said}. No other kernel with that guarantee ran, so there is nothing to compare it with."
     if x["tied"]:
         said += f". A tie: the rounds cannot tell it from {_names(x['tied'])}"
         lead = "the first that is slower for certain"
@@ -98,9 +89,7 @@ def _one(x: dict[str, Any]) -> str:
 def _times(n: dict[str, Any]) -> str:
     """1.52x (1.40 - 1.66)."""
     value = n["speed"] if "speed" in n else n["times"]
-    known = (
-        f" ({n['low']:.2f} – {n['high']:.2f})" if n.get("low") else " (not interleaved: no interval)"
-    )
+    known = f" ({n['low']:.2f} – {n['high']:.2f})" if n.get("low") else " (not interleaved: no interval)"
     return f"{say.speed_text(value)}{known}"
 
 
@@ -123,16 +112,7 @@ def _layer_table(timed: list[dict[str, Any]]) -> str:
     heavy = sorted(timed, key=lambda x: -x["count"] * x["seconds"])
     for x in heavy[:MOST] if len(heavy) > MOST + 2 else heavy:
         share = f"{x['count'] * x['seconds'] / total:.0%}"
-        rows.append(
-            [
-                x["layer"],
-                str(x["count"]),
-                share,
-                x["kernel"],
-                say.seconds_text(x["seconds"]),
-                _margin(x),
-            ]
-        )
+        rows.append([x["layer"], str(x["count"]), share, x["kernel"], say.seconds_text(x["seconds"]), _margin(x)])
     left = len(heavy) - len(rows) + 1
     more = f"\n  and {left} more layers that take less (--json has all)" if left else ""
     return "Layers, by what they take\n" + _columns(rows, {1, 2, 4}) + more
@@ -149,20 +129,9 @@ def _margin(x: dict[str, Any]) -> str:
 def _network_table(net: dict[str, Any]) -> str:
     rows = [["kernel", "whole", "interval", "against the first"]]
     for row in net["kernels"][:MOST]:
-        rows.append(
-            [
-                row["kernel"],
-                say.seconds_text(row["seconds"]),
-                _interval(row),
-                _behind(row, net["kernels"][0]),
-            ]
-        )
-    rows.append(
-        [net["mix"]["kernel"], say.seconds_text(net["mix"]["seconds"]), _interval(net["mix"]), ""]
-    )
-    done = (
-        f"{net['layers']} of {net['of']} layers" if net["layers"] < net["of"] else f"{net['of']} layers"
-    )
+        rows.append([row["kernel"], say.seconds_text(row["seconds"]), _interval(row), _behind(row, net["kernels"][0])])
+    rows.append([net["mix"]["kernel"], say.seconds_text(net["mix"]["seconds"]), _interval(net["mix"]), ""])
+    done = f"{net['layers']} of {net['of']} layers" if net["layers"] < net["of"] else f"{net['of']} layers"
     text = f"The convolutions of {done} together, {net['calls']} calls\n" + _columns(rows, {1})
     if net["partial"]:
         some = [f"{p['kernel']} {p['layers']}" for p in net["partial"][:6]]
@@ -189,12 +158,9 @@ def _weaker(timed: list[dict[str, Any]], network: dict[str, Any] | None) -> str:
         for w in x["weaker"]:
             key = f"{w['kernel']} ({w['guarantee']})"
             found[key] = found.get(key, 0) + 1
-    shown = ", ".join(
-        f"{k} on {say.plural(n, 'layer')}" if len(timed) > 1 else k for k, n in found.items()
-    )
+    shown = ", ".join(f"{k} on {say.plural(n, 'layer')}" if len(timed) > 1 else k for k, n in found.items())
     bought = [
-        f"{say.seconds_text(m['seconds'])} with --accuracy {m['accuracy']}"
-        for m in (network or {}).get("weaker", [])
+        f"{say.seconds_text(m['seconds'])} with --accuracy {m['accuracy']}" for m in (network or {}).get("weaker", [])
     ]
     buys = f": the best of each layer then takes {', '.join(bought)}" if bought else ""
     return f"Faster, with a weaker guarantee: {shown}. --accuracy lets them in{buys}."
@@ -213,13 +179,19 @@ def _machines(answers: Sequence[dict[str, Any]]) -> str:
         some = "" if done == len(a["layers"]) else f" (of {done} of {len(a['layers'])} layers)"
         mix = say.seconds_text(a["network"]["mix"]["seconds"]) if a["network"] else say.NOTHING
         rows.append(
-            [a["machine"], a["threads"], row["kernel"] if row else say.NOTHING,
-             (_seconds(row) if row else say.NOTHING) + some, mix]
-        )  # fmt: skip
+            [
+                a["machine"],
+                a["threads"],
+                row["kernel"] if row else say.NOTHING,
+                (_seconds(row) if row else say.NOTHING) + some,
+                mix,
+            ]
+        )
     return (
-        "Machines, the fastest first\n" + _columns(rows, set())
+        "Machines, the fastest first\n"
+        + _columns(rows, set())
         + "\n  Each was measured on its own day: an interval holds within its machine, none for their ratio."
-    )  # fmt: skip
+    )
 
 
 def _best(a: dict[str, Any]) -> dict[str, Any] | None:
@@ -232,8 +204,6 @@ def _columns(rows: list[list[str]], right: set[int]) -> str:
     wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [
-            word.rjust(wide[i]) if i in right else word.ljust(wide[i]) for i, word in enumerate(row)
-        ]
+        cells = [word.rjust(wide[i]) if i in right else word.ljust(wide[i]) for i, word in enumerate(row)]
         lines.append(("  " + "  ".join(cells)).rstrip())
     return "\n".join(lines)

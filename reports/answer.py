@@ -111,12 +111,17 @@ def winner(races: Sequence[Race], need: str, baseline: str | None) -> Winner:
             wins[cell.kernel] = wins.get(cell.kernel, 0) + 1
     whole = [c.rounds for c in fastest if c]
     return Winner(
-        need, best, cells[0][best].accuracy if best else "", rounds,
-        speed(base, took[best]) if base and best else None, ties,
-        after[1] if after else None, after[0] if after else "",
+        need,
+        best,
+        cells[0][best].accuracy if best else "",
+        rounds,
+        speed(base, took[best]) if base and best else None,
+        ties,
+        after[1] if after else None,
+        after[0] if after else "",
         speed(base, whole) if base and len(whole) == len(races) else None,
         dict(sorted(wins.items(), key=lambda kv: (-kv[1], kv[0]))),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -124,9 +129,7 @@ class Bill:
     """One pass through a network with one kernel, or with the fastest one of each layer."""
 
     kernel: str  # "" for the fastest of each layer
-    seconds: tuple[
-        float, float | None, float | None
-    ]  # an interval only where one record holds all layers
+    seconds: tuple[float, float | None, float | None]  # an interval only where one record holds all layers
     wins: dict[str, int]
 
 
@@ -165,9 +168,7 @@ def networks(run: Run) -> list[Network]:
     return found
 
 
-def _bills(
-    run: Run, layers: Sequence[tuple[str, str, int]], scenario: str, device: str, need: str
-) -> list[Bill]:  # fmt: skip
+def _bills(run: Run, layers: Sequence[tuple[str, str, int]], scenario: str, device: str, need: str) -> list[Bill]:
     found: list[tuple[int, list[Cell]]] = []
     for _, problem, count in layers:
         cells = [c for c in run.of(problem=problem, scenario=scenario) if c.ran and c.device == device]
@@ -176,10 +177,7 @@ def _bills(
             return []
         found.append((count, fit))
     kernels = set.intersection(*({c.kernel for c in fit} for _, fit in found))
-    bills = [
-        _bill(k, [(n, next(c for c in fit if c.kernel == k)) for n, fit in found])
-        for k in sorted(kernels)
-    ]
+    bills = [_bill(k, [(n, next(c for c in fit if c.kernel == k)) for n, fit in found]) for k in sorted(kernels)]
     mixed = _bill("", [(n, min(fit, key=lambda c: (c.seconds, c.kernel))) for n, fit in found])
     return sorted([mixed, *bills], key=lambda b: b.seconds[0])
 

@@ -30,9 +30,7 @@ def of_findings(found: Findings) -> dict[str, str]:
     return files(found, None, ROOM / "machines", None)
 
 
-def files(
-    found: Findings, results: Path | None, machines: Path, asv_site: str | None
-) -> dict[str, str]:  # fmt: skip
+def files(found: Findings, results: Path | None, machines: Path, asv_site: str | None) -> dict[str, str]:
     tracks = timeline.tracks(found.glances, results)
     steps = timeline.steps(tracks)
     beside = across.compared(found.runs, across.machine_files(machines))
@@ -61,7 +59,8 @@ def written(content: dict[str, str], out: Path) -> list[Path]:
 def stale(content: dict[str, str], out: Path) -> list[str]:
     """Files that are missing or differ; figures only by their presence, because fonts draw them."""
     return [
-        name for name, words in content.items()
+        name
+        for name, words in content.items()
         if not (path := out / name).is_file()
         or (not name.startswith("figures/") and path.read_text(encoding="utf-8") != words)
-    ]  # fmt: skip
+    ]

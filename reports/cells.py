@@ -17,15 +17,15 @@ from . import evidence
 from .values import mapping, number, sequence, text
 
 GROUPS = {
-    "ok": "ran", "wrong": "wrong", "mistrusted": "wrong", "crashed": "failed", "timeout": "failed",
-    "unsupported": "skipped", "unavailable": "skipped",
-}  # fmt: skip
-DEVICES = {
-    "numba_cuda": "cuda",
-    "cupy": "cuda",
-    "torch_cuda": "cuda",
-    "torch_mps": "mps",
-}  # else the CPU
+    "ok": "ran",
+    "wrong": "wrong",
+    "mistrusted": "wrong",
+    "crashed": "failed",
+    "timeout": "failed",
+    "unsupported": "skipped",
+    "unavailable": "skipped",
+}
+DEVICES = {"numba_cuda": "cuda", "cupy": "cuda", "torch_cuda": "cuda", "torch_mps": "mps"}  # else the CPU
 BELOW = -math.ulp(0)  # what no size, error or time is: 0 itself is fine
 SHORTEST = 1e-12  # seconds; no clock here tells less, and a ratio of two times stays finite
 MOST_ROUNDS, MOST_SAMPLES = 200, 100  # what is kept of a cell; more says nothing more to a reader
@@ -129,9 +129,7 @@ class Run:
                 found.setdefault(key, []).append(c)
         return found
 
-    def of(
-        self, *, kernel: str | None = None, problem: str | None = None, scenario: str | None = None
-    ) -> list[Cell]:  # fmt: skip
+    def of(self, *, kernel: str | None = None, problem: str | None = None, scenario: str | None = None) -> list[Cell]:
         """Cells with these values, in the order of the record."""
         return self._groups.get((kernel, problem, scenario), [])
 
@@ -151,15 +149,12 @@ def assemble(parts: dict[str, list[dict[str, Any]]]) -> list[Cell]:
     found = [_cell(k, whole.get(k), skips.get(k), rounds.get(k, [])) for k in keys]
     # The coordinator writes cells in the order of its problems; rounds come shuffled.
     order = {problem: i for i, problem in enumerate(dict.fromkeys(k[1] for k in whole))}
-    return sorted(
-        found, key=lambda c: (order.get(c.problem, len(order)), c.flops or 0, c.problem, c.kernel)
-    )
+    return sorted(found, key=lambda c: (order.get(c.problem, len(order)), c.flops or 0, c.problem, c.kernel))
 
 
 def _cell(
-    key: tuple[str, str, str], whole: dict[str, Any] | None, skip: dict[str, Any] | None,
-    rounds: list[dict[str, Any]],
-) -> Cell:  # fmt: skip
+    key: tuple[str, str, str], whole: dict[str, Any] | None, skip: dict[str, Any] | None, rounds: list[dict[str, Any]]
+) -> Cell:
     good = [r for r in rounds if r.get("status") == "ok" and number(r.get("seconds"), above=SHORTEST)]
     good = good[:MOST_ROUNDS]
     bad = [r for r in rounds if r.get("status") != "ok"]
@@ -178,12 +173,15 @@ def _cell(
     if status == "ok" and seconds is None:
         status, why = "unknown", "the record holds no time for it"
     cell = Cell(
-        *key, text(known.get("layer"), key[1]), status, why,
+        *key,
+        text(known.get("layer"), key[1]),
+        status,
+        why,
         number(known.get("flops"), above=0) or _flops(key[1]),
         text(known.get("accuracy", last.get("accuracy")), "not recorded"),
         text(known.get("algorithm", last.get("algorithm")), "not recorded"),
         medians,
-    )  # fmt: skip
+    )
     if status != "ok":
         return cell
     low, high, confidence = (number(known.get(k), above=0) for k in ("low", "high", "confidence"))
@@ -191,26 +189,26 @@ def _cell(
         low, high, confidence = evidence.interval(medians.values())
     worst = max(good, key=lambda r: number(mapping(r.get("error")).get("score")) or 0, default={})
     error = mapping(known.get("error", worst.get("error")))
-    numbers = {
-        k: number(error.get(k), above=BELOW) for k in ("score", "max_error", "mean_error", "budget")
-    }
-    for k in (
-        "workspace", "plan_seconds", "pack_seconds", "transfer_seconds", "first_seconds", "device_seconds",
-    ):  # fmt: skip
+    numbers = {k: number(error.get(k), above=BELOW) for k in ("score", "max_error", "mean_error", "budget")}
+    for k in ("workspace", "plan_seconds", "pack_seconds", "transfer_seconds", "first_seconds", "device_seconds"):
         values = [v for r in good if (v := number(r.get(k), above=BELOW)) is not None]
         numbers[k] = number(known.get(k, statistics.median(values) if values else None), above=BELOW)
     numbers["rounds"] = number(known.get("rounds")) or float(len(medians))
-    middle, slow, quick = (
-        number(known.get("vs_baseline" + end), above=SHORTEST) for end in ("", "_low", "_high")
-    )
+    middle, slow, quick = (number(known.get("vs_baseline" + end), above=SHORTEST) for end in ("", "_low", "_high"))
     speed = (middle, slow, quick) if middle and slow and quick else None
-    marks = known.get("fingerprint") or next(
-        (r["fingerprint"] for r in good if r.get("fingerprint")), {}
-    )
+    marks = known.get("fingerprint") or next((r["fingerprint"] for r in good if r.get("fingerprint")), {})
     return replace(
-        cell, seconds=seconds, low=low, high=high, confidence=confidence, numbers=numbers, speed=speed,
-        spread=_quartiles(good), samples=_samples(good), fingerprint=flat(mapping(marks)),
-    )  # fmt: skip
+        cell,
+        seconds=seconds,
+        low=low,
+        high=high,
+        confidence=confidence,
+        numbers=numbers,
+        speed=speed,
+        spread=_quartiles(good),
+        samples=_samples(good),
+        fingerprint=flat(mapping(marks)),
+    )
 
 
 def _index(line: dict[str, Any]) -> int:

@@ -25,11 +25,7 @@ from .wording import listed, plural
 ROOM = Path(__file__).resolve().parent
 Race = tuple[str, str]  # problem, scenario
 MANY = 16  # records
-FIRST = (
-    "resnet50",
-    "vgg16",
-    "mobilenet",
-)  # networks that readers know, in the order of their layers here
+FIRST = ("resnet50", "vgg16", "mobilenet")  # networks that readers know, in the order of their layers here
 
 
 @dataclass(frozen=True)
@@ -128,9 +124,7 @@ def _chosen(race: Race, fit: list[Glance], loaded: dict[Path, Run]) -> Run:
         if g.path not in loaded:
             loaded[g.path] = load(g.path)
         run = loaded[g.path]
-        most = max(
-            (len(c.rounds) for c in run.of(problem=race[0], scenario=race[1]) if c.ran), default=0
-        )
+        most = max((len(c.rounds) for c in run.of(problem=race[0], scenario=race[1]) if c.ran), default=0)
         if most >= evidence.FEWEST:
             return run
         timed = timed or (run if most else None)
@@ -182,16 +176,20 @@ def _joined(sources: list[Run], cells: list[Cell]) -> Run:
     other = {run.name: run for run in sources if run.baseline != baseline}
     cells = [_rebased(c, other[c.source], baseline) if c.source in other else c for c in cells]
     return replace(
-        newest, cells=cells, sources=sources, networks=networks, libraries=libraries, imports=imports,
-        baseline=baseline, sentence=newest.sentence,
-    )  # fmt: skip
+        newest,
+        cells=cells,
+        sources=sources,
+        networks=networks,
+        libraries=libraries,
+        imports=imports,
+        baseline=baseline,
+        sentence=newest.sentence,
+    )
 
 
 def _rebased(cell: Cell, source: Run, baseline: str | None) -> Cell:
     """The cell against the baseline of all records, where its own had another; no speed where that did not run."""
-    rivals = (
-        source.of(kernel=baseline, problem=cell.problem, scenario=cell.scenario) if baseline else []
-    )
+    rivals = source.of(kernel=baseline, problem=cell.problem, scenario=cell.scenario) if baseline else []
     return against(cell, rivals[0] if rivals else None)
 
 

@@ -18,22 +18,44 @@ from .standing import GUARANTEES
 INK, QUIET, RULE, PAPER = "#22262b", "#59626d", "#d5d9de", "#ffffff"
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
 BACKENDS = {
-    "python": "#8a8f98", "numpy": "#0072b2", "numba": "#d55e00", "numba_cuda": "#e69f00",
-    "cupy": "#cc79a7", "torch_cpu": "#009e73", "torch_cuda": "#56b4e9", "torch_mps": "#9a7bd0",
-    "onnxruntime": "#8c6d1f", "openvino": "#4b6fb5", "ncnn": "#b0527a",
-}  # fmt: skip
+    "python": "#8a8f98",
+    "numpy": "#0072b2",
+    "numba": "#d55e00",
+    "numba_cuda": "#e69f00",
+    "cupy": "#cc79a7",
+    "torch_cpu": "#009e73",
+    "torch_cuda": "#56b4e9",
+    "torch_mps": "#9a7bd0",
+    "onnxruntime": "#8c6d1f",
+    "openvino": "#4b6fb5",
+    "ncnn": "#b0527a",
+}
 OTHER = "#8a8f98"
 MARKS = "osD^vP*X"  # one for each problem, as long as they last
 MOST_INTERVALS = 40  # problems; of more, the intervals would be one grey band and a megabyte
 MOST_NAMES = 12  # kernels
 DASHES: dict[str, Any] = {"L1": (0, (1, 2)), "L2": (0, (5, 3)), "L3": (0, (10, 4))}
 STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "convzoo", "svg.fonttype": "path", "font.family": "sans-serif", "font.size": 9.5,
-    "text.parse_math": False, "text.color": INK, "axes.edgecolor": RULE, "axes.labelcolor": QUIET,
-    "xtick.color": QUIET, "ytick.color": QUIET, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.6, "axes.axisbelow": True,
-    "legend.frameon": False, "figure.facecolor": PAPER, "axes.facecolor": PAPER,
-}  # fmt: skip
+    "svg.hashsalt": "convzoo",
+    "svg.fonttype": "path",
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": QUIET,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+}
 
 
 @dataclass(frozen=True)
@@ -59,9 +81,7 @@ def figures(run: Run) -> list[Drawn]:
                 figure = draw(part, scenario)
                 if figure is not None:
                     file = re.sub(
-                        r"[^a-z0-9]+",
-                        "-",
-                        f"{run.machine} {limits.threads(run)} {scenario} {draw.__name__}".lower(),
+                        r"[^a-z0-9]+", "-", f"{run.machine} {limits.threads(run)} {scenario} {draw.__name__}".lower()
                     )
                     words = f"{title}, {run.machine}, {what}"
                     found.append(Drawn(f"{file.strip('-')[-120:]}.svg", words, caption, _svg(figure)))
@@ -70,9 +90,7 @@ def figures(run: Run) -> list[Drawn]:
 
 def _svg(figure: Any) -> str:
     out = io.StringIO()
-    figure.savefig(
-        out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-    )
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return out.getvalue()
 
 
@@ -105,10 +123,7 @@ def _ticks(axis: Any, write: Callable[[float], str]) -> None:
 
 def speeds(run: Run, scenario: str) -> Any:
     """A row for each kernel, a mark for each problem, at its speed against the baseline."""
-    kernels = [
-        k for k in standing.ordered(run, scenario)
-        if any(c.speed for c in run.of(kernel=k, scenario=scenario))
-    ]  # fmt: skip
+    kernels = [k for k in standing.ordered(run, scenario) if any(c.speed for c in run.of(kernel=k, scenario=scenario))]
     if len(kernels) < 2:
         return None
     longest = max(len(k) for k in kernels)
@@ -126,9 +141,7 @@ def speeds(run: Run, scenario: str) -> Any:
     for (shade, mark), found in places.items():
         y, speed = [y for y, _ in found], [s for _, s in found]
         if len(problems) <= MOST_INTERVALS:
-            axes.hlines(
-                y, [s[1] for s in speed], [s[2] for s in speed], color=shade, linewidth=1.3, alpha=0.45
-            )
+            axes.hlines(y, [s[1] for s in speed], [s[2] for s in speed], color=shade, linewidth=1.3, alpha=0.45)
         axes.plot([s[0] for s in speed], y, mark, color=shade, markersize=5, markeredgewidth=0)
     axes.axvline(1, color=INK, linewidth=1)
     axes.set(xscale="log", ylim=(len(kernels) - 0.4, -0.6), yticks=range(len(kernels)))
@@ -140,8 +153,15 @@ def speeds(run: Run, scenario: str) -> Any:
         names = [run.of(problem=p)[0].layer for p in problems]
         for mark, name in zip(MARKS, names, strict=False):
             axes.plot([], [], mark, color=QUIET, markersize=5, label=name[:28])
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(4, len(names)), fontsize=8.5,
-                    handletextpad=0.2, columnspacing=1.2, borderaxespad=0.1)  # fmt: skip
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=min(4, len(names)),
+            fontsize=8.5,
+            handletextpad=0.2,
+            columnspacing=1.2,
+            borderaxespad=0.1,
+        )
     return figure
 
 
@@ -149,9 +169,7 @@ def roofline(run: Run, scenario: str) -> Any:
     """Effective GFLOP/s against FLOP per compulsory byte, under the measured ceilings."""
     top, reads = limits.arithmetic(run, "float32"), limits.bandwidths(run)
     cells = [c for c in run.of(scenario=scenario) if c.gflops_per_s and c.device == "cpu"]
-    known = {
-        c.problem: p for c in cells if (p := limits.problem_of(c.problem)) and p.dtype == "float32"
-    }
+    known = {c.problem: p for c in cells if (p := limits.problem_of(c.problem)) and p.dtype == "float32"}
     cells = [c for c in cells if c.problem in known]
     if top is None or not reads or len({c.problem for c in cells}) < 2:
         return None
@@ -164,18 +182,30 @@ def roofline(run: Run, scenario: str) -> Any:
     first, last = min(min(xs) / 2, 0.4 * top / max(reads.values())), 2 * max(xs)
     for level, rate in reads.items():
         ridge = top / rate
-        axes.plot([first, ridge], [first * rate, top], color=QUIET, linewidth=1,
-                  linestyle=DASHES.get(level, "-"), label=f"from {level} {say.plain(rate)} GB/s")  # fmt: skip
-    axes.plot([first, last], [top, top], color=INK, linewidth=1.4,
-              label=f"multiply-adds {say.plain(top)} GFLOP/s")  # fmt: skip
+        axes.plot(
+            [first, ridge],
+            [first * rate, top],
+            color=QUIET,
+            linewidth=1,
+            linestyle=DASHES.get(level, "-"),
+            label=f"from {level} {say.plain(rate)} GB/s",
+        )
+    axes.plot([first, last], [top, top], color=INK, linewidth=1.4, label=f"multiply-adds {say.plain(top)} GFLOP/s")
     best = {id(race.best) for race in standing.races(run, scenario)}
     looks: dict[tuple[bool, bool, str], list[Cell]] = {}
     for cell in cells:
         looks.setdefault((id(cell) in best, cell.effective, color(cell)), []).append(cell)
     for (leads, hollow, shade), mine in sorted(looks.items()):
-        axes.plot([intensity(c) for c in mine], [c.gflops_per_s for c in mine], "D" if hollow else "o", color=shade,
-                  markersize=6.5 if leads else 3.5, alpha=1 if leads else 0.35, markeredgecolor=shade,
-                  markerfacecolor=PAPER if hollow else shade)  # fmt: skip
+        axes.plot(
+            [intensity(c) for c in mine],
+            [c.gflops_per_s for c in mine],
+            "D" if hollow else "o",
+            color=shade,
+            markersize=6.5 if leads else 3.5,
+            alpha=1 if leads else 0.35,
+            markeredgecolor=shade,
+            markerfacecolor=PAPER if hollow else shade,
+        )
     axes.set(xscale="log", yscale="log", xlabel="FLOP per compulsory byte", ylabel="effective GFLOP/s")
     _ticks(axes.xaxis, say.plain)
     _ticks(axes.yaxis, say.plain)
@@ -183,10 +213,27 @@ def roofline(run: Run, scenario: str) -> Any:
         axes.plot([], [], "o", color=BACKENDS.get(backend, OTHER), markersize=5, label=backend)
     handles, names = axes.get_legend_handles_labels()  # lines first; a legend is filled by columns
     lines = len(reads) + 1
-    figure.legend(handles[:lines][-6:], names[:lines][-6:], loc="upper left", bbox_to_anchor=(0.085, 1), ncols=6,
-                  fontsize=8.5, borderaxespad=0.1, handlelength=2.4, columnspacing=1.2)  # fmt: skip
-    axes.legend(handles[lines:], names[lines:], loc="lower left", bbox_to_anchor=(0, 1), ncols=10, fontsize=8.5,
-                borderaxespad=0.1, handletextpad=0.2)  # fmt: skip
+    figure.legend(
+        handles[:lines][-6:],
+        names[:lines][-6:],
+        loc="upper left",
+        bbox_to_anchor=(0.085, 1),
+        ncols=6,
+        fontsize=8.5,
+        borderaxespad=0.1,
+        handlelength=2.4,
+        columnspacing=1.2,
+    )
+    axes.legend(
+        handles[lines:],
+        names[lines:],
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=10,
+        fontsize=8.5,
+        borderaxespad=0.1,
+        handletextpad=0.2,
+    )
     return figure
 
 
@@ -198,9 +245,7 @@ def _named(figure: Any, axes: Any, points: list[tuple[float, float, str]], named
         wide = 4.9 * len(name)  # of 8.5 points
         for dx, dy in ((7, 4), (-7 - wide, 4), (7, -11), (-7 - wide, -11)) if name in named else ():
             box = px + dx, py + dy - 2, px + dx + wide, py + dy + 8
-            if not any(
-                box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken
-            ):
+            if not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):
                 taken.append(box)
                 axes.annotate(name, (x, y), xytext=(dx, dy), textcoords="offset points", fontsize=8.5)
                 break
@@ -219,18 +264,13 @@ def accuracy(run: Run, scenario: str) -> Any:
         return None  # with one guarantee there is nothing to pay
     figure, axes = _axes(9.6, 4.2)
     for guarantee, mark in zip((*GUARANTEES, None), "oDs^X", strict=True):
-        group = [
-            p for p in points if (p[2].accuracy if p[2].accuracy in GUARANTEES else None) == guarantee
-        ]
+        group = [p for p in points if (p[2].accuracy if p[2].accuracy in GUARANTEES else None) == guarantee]
         for speed, score, cell in group:
             axes.plot(speed, score, mark, color=color(cell), markersize=6.5, markeredgewidth=0)
         if group:
             axes.plot([], [], mark, color=QUIET, label=guarantee or "other")
     # Of very many only those are named that nobody beats in both: the choice there is to make.
-    front = [
-        p for p in points
-        if not any(q[0] >= p[0] and q[1] <= p[1] and q[:2] != p[:2] for q in points)
-    ]  # fmt: skip
+    front = [p for p in points if not any(q[0] >= p[0] and q[1] <= p[1] and q[:2] != p[:2] for q in points)]
     axes.set(xscale="log", yscale="log", ylabel="largest error, units of u·A")
     axes.set_xlabel(f"speed against {run.baseline}, geometric mean over its problems")
     axes.axvline(1, color=INK, linewidth=1)
@@ -245,14 +285,23 @@ def accuracy(run: Run, scenario: str) -> Any:
 
 
 FIGURES: list[tuple[Callable[[Run, str], Any], str, str]] = [
-    (speeds, "Speed against the baseline",
-     f"One mark for each problem, up to {MOST_INTERVALS} with the interval of its speed; colours are backends."),
-    (roofline, "How far from the limit",
-     "One mark for each kernel on each problem, large for the fastest of the strongest guarantee; lines are "
-     "ceilings measured on this machine with as many threads. FLOP are those of the definition, so the hollow "
-     "marks (FFT, Winograd) are effective rates and may stand above."),
-    (accuracy, "What accuracy costs",
-     "Errors are against a float64 reference, in units of rounding (u) times the sum of magnitudes (A), the "
-     f"largest over all problems. Of more than {MOST_NAMES} kernels only those are named that no other one beats "
-     "in both."),
-]  # fmt: skip
+    (
+        speeds,
+        "Speed against the baseline",
+        f"One mark for each problem, up to {MOST_INTERVALS} with the interval of its speed; colours are backends.",
+    ),
+    (
+        roofline,
+        "How far from the limit",
+        "One mark for each kernel on each problem, large for the fastest of the strongest guarantee; lines are "
+        "ceilings measured on this machine with as many threads. FLOP are those of the definition, so the hollow "
+        "marks (FFT, Winograd) are effective rates and may stand above.",
+    ),
+    (
+        accuracy,
+        "What accuracy costs",
+        "Errors are against a float64 reference, in units of rounding (u) times the sum of magnitudes (A), the "
+        f"largest over all problems. Of more than {MOST_NAMES} kernels only those are named that no other one beats "
+        "in both.",
+    ),
+]

@@ -13,11 +13,21 @@ from .values import Unreadable
 
 SCHEMA = "convzoo.gpu-code/1"
 SHOWN = {
-    "registers": "registers", "shared_bytes": "shared bytes", "blocks_per_sm": "blocks",
-    "warps_per_sm": "warps", "occupancy": "occupancy", "limited_by": "limited by", "ffma": "FFMA",
-    "mma": "MMA", "ldg": "LDG", "ldg_128": "LDG.128", "ldgsts": "LDGSTS", "lds": "LDS",
-    "lds_128": "LDS.128", "bar": "BAR",
-}  # fmt: skip
+    "registers": "registers",
+    "shared_bytes": "shared bytes",
+    "blocks_per_sm": "blocks",
+    "warps_per_sm": "warps",
+    "occupancy": "occupancy",
+    "limited_by": "limited by",
+    "ffma": "FFMA",
+    "mma": "MMA",
+    "ldg": "LDG",
+    "ldg_128": "LDG.128",
+    "ldgsts": "LDGSTS",
+    "lds": "LDS",
+    "lds_128": "LDS.128",
+    "bar": "BAR",
+}
 
 # Made before any of these was run on a GPU, from published results of kernels of the same kind: TFLOP/s
 # on an H200, counted as the direct convolution's FLOP, for the reference layer. Each says from what.
@@ -86,13 +96,9 @@ def _code(document: dict[str, Any], reference: str, native: str) -> list[str]:
             layout = native if row["problem"].endswith(native) else "nchw"
             stage = "" if row["stage"] == "run" else f" ({row['stage']})"
             cells = (f"{row[c]:.0%}" if c == "occupancy" else str(row[c]) for c in SHOWN)
-            lines.append(
-                f"| {row['kernel']} | {row['function']}{stage} | {layout} | " + " | ".join(cells) + " |"
-            )
+            lines.append(f"| {row['kernel']} | {row['function']}{stage} | {layout} | " + " | ".join(cells) + " |")
         found += [f"## {arch}, `{reference}`", "\n".join(lines)]
-    spilled = sum(
-        row["spill_bytes"] + row["local_bytes"] + row["spills"] > 0 for row in document["rows"]
-    )
+    spilled = sum(row["spill_bytes"] + row["local_bytes"] + row["spills"] > 0 for row in document["rows"])
     found.append(
         f"{spilled} of {len(document['rows'])} rows spill registers or use local memory. Blocks, "
         "warps and occupancy are of one multiprocessor, from registers, threads and shared memory by the "
@@ -112,9 +118,7 @@ def _standing(document: dict[str, Any], reference: str) -> list[str]:
         here = [r for r in rows if r["problem"].startswith(reference) and r["arch"].startswith("sm_90")]
         share = max(((r["ffma"] + r["mma"]) / r["instructions"] for r in here), default=0)
         speed, why = PREDICTED.get(kernel, ("none made", ""))
-        lines.append(
-            f"| {kernel} | {speed} | {why} | {share:.0%} | {', '.join(claimed) or 'nothing'} |"
-        )
+        lines.append(f"| {kernel} | {speed} | {why} | {share:.0%} | {', '.join(claimed) or 'nothing'} |")
     return [
         "## Where each rung stands",
         "**Predictions, not measurements**, for an H200 and the layer above, in the direct convolution's "
@@ -131,7 +135,5 @@ def _standing(document: dict[str, Any], reference: str) -> list[str]:
 def _refused(document: dict[str, Any]) -> list[str]:
     if not document["refused"]:
         return []
-    said = dict.fromkeys(
-        f"- {r['kernel']} on `{r['problem']}`: {r['why']}" for r in document["refused"]
-    )
+    said = dict.fromkeys(f"- {r['kernel']} on `{r['problem']}`: {r['why']}" for r in document["refused"])
     return ["## Refused", "\n".join(said)]

@@ -56,9 +56,7 @@ def threads(run: Run) -> str:
 
 def arithmetic(run: Run, dtype: str) -> float | None:
     """Measured GFLOP/s of multiply-adds with the threads of the run."""
-    rates = mapping(
-        mapping(mapping(run.header.get("ceilings")).get("fma_gflops_per_s")).get(threads(run))
-    )
+    rates = mapping(mapping(mapping(run.header.get("ceilings")).get("fma_gflops_per_s")).get(threads(run)))
     return number(rates.get(dtype), above=0)
 
 

@@ -36,17 +36,24 @@ def load(path: Path) -> Run:
         for backend, about in mapping(end.get("libraries")).items()
     }
     imports = {
-        text(backend): seconds for backend, value in mapping(end.get("import_seconds")).items()
+        text(backend): seconds
+        for backend, value in mapping(end.get("import_seconds")).items()
         if (seconds := number(value, above=0)) is not None
-    }  # fmt: skip
+    }
     name = text(path.stem)
     rivals = {(c.problem, c.scenario): c for c in cells if c.kernel == baseline}
     told = [c if c.speed else against(c, rivals.get((c.problem, c.scenario))) for c in cells]
     return Run(
-        name, header, [replace(c, source=name) for c in told], baseline,
-        text(end.get("status"), "cut off"), text(end.get("sentence")), libraries, imports,
+        name,
+        header,
+        [replace(c, source=name) for c in told],
+        baseline,
+        text(end.get("status"), "cut off"),
+        text(end.get("sentence")),
+        libraries,
+        imports,
         _networks(header),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -92,9 +99,7 @@ def glance(path: Path) -> Glance:
     """Rounds are most of a record; here they are not even parsed."""
     lines, _ = read_lines(path, skip=b'{"kind": "round"')
     header = lines[0]
-    problems = [
-        text(row[1]) for row in sequence(header.get("problems")) if isinstance(row, list) and row[1:]
-    ]
+    problems = [text(row[1]) for row in sequence(header.get("problems")) if isinstance(row, list) and row[1:]]
     scenarios = [text(s) for s in sequence(header.get("scenarios"))]
     races = dict.fromkeys((q, s) for q in problems for s in scenarios)
     times, kernels = {}, dict.fromkeys(text(k) for k in sequence(header.get("kernels")))

@@ -32,7 +32,7 @@ def code(words: str) -> str:
 
 def report(
     found: Findings, shown: Sequence[dict[str, Any]], drawn: Sequence[list[Drawn]], machines: dict[str, Any] | None
-) -> str:  # fmt: skip
+) -> str:
     """The page for those who read Markdown: what went wrong first, then who won, then figures and tables."""
     parts = ["# convzoo: kernels compared"]
     if found.left_out:
@@ -82,54 +82,47 @@ def _machine(run: Run, view: dict[str, Any], drawn: Sequence[Drawn]) -> list[str
     parts += [f"Cells: {total or 'none'}. {plain(view['noise'])}"]
     parts += [f"> {plain(notice)}" for notice in view["notices"]]
     for one in drawn:
-        parts.append(
-            f"![{plain(one.title)}](figures/{one.file})\n\n*{plain(one.title)}. {plain(one.caption)}*"
-        )
+        parts.append(f"![{plain(one.title)}](figures/{one.file})\n\n*{plain(one.title)}. {plain(one.caption)}*")
     for scenario in run.scenarios:
         parts += [*_winners(run, view, scenario), *_matrix(run, view, scenario)]
     return parts + _reasons(view)
 
 
 def _answers(view: dict[str, Any]) -> list[str]:
-    head = [
-        "",
-        "accuracy",
-        "fastest over all",
-        "against the baseline",
-        "how sure",
-        "choosing for each problem",
-    ]
+    head = ["", "accuracy", "fastest over all", "against the baseline", "how sure", "choosing for each problem"]
     rows = []
     for group in view["headlines"]:
         without = f"; {plain(group['without'])}" if group["without"] else ""
-        what = (
-            f"{plain(group['name'])}: {group['problems']}{without}; baseline {code(group['baseline'])}"
-        )
+        what = f"{plain(group['name'])}: {group['problems']}{without}; baseline {code(group['baseline'])}"
         for i, row in enumerate(group["lines"]):
-            rows.append([
-                "" if i else what, f"at least {row['need']}",
-                code(row["kernel"]) if row["kernel"] else plain(row["words"]), row["speed"] or say.NOTHING,
-                _sure(row) if row["kernel"] else "", plain(row["choice"]) or "no gain beyond the intervals",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    "" if i else what,
+                    f"at least {row['need']}",
+                    code(row["kernel"]) if row["kernel"] else plain(row["words"]),
+                    row["speed"] or say.NOTHING,
+                    _sure(row) if row["kernel"] else "",
+                    plain(row["choice"]) or "no gain beyond the intervals",
+                ]
+            )
     return ["### Fastest over all problems", _table(head, rows)] if rows else []
 
 
 def _networks(view: dict[str, Any]) -> list[str]:
-    head = [
-        "",
-        "accuracy",
-        "fastest on every layer",
-        "one pass",
-        "choosing for each layer",
-        "gain",
-        "made of",
-    ]
+    head = ["", "accuracy", "fastest on every layer", "one pass", "choosing for each layer", "gain", "made of"]
     rows = [
-        ["" if i else f"{plain(net['title'])}: {plain(net['name'])}", f"at least {r['need']}",
-         code(r["kernel"]) if r["kernel"] else say.NOTHING, r["time"], r["mixed"], r["gain"], plain(r["used"])]
+        [
+            "" if i else f"{plain(net['title'])}: {plain(net['name'])}",
+            f"at least {r['need']}",
+            code(r["kernel"]) if r["kernel"] else say.NOTHING,
+            r["time"],
+            r["mixed"],
+            r["gain"],
+            plain(r["used"]),
+        ]
         for net in view["networks"]
         for i, r in enumerate(net["rows"])
-    ]  # fmt: skip
+    ]
     title = "### Networks: one pass, layers weighted by how often they occur"
     return [title, _table(head, rows)] if rows else []
 
@@ -156,10 +149,17 @@ def _winners(run: Run, view: dict[str, Any], scenario: str) -> list[str]:
             sure += f" with {say.listed([code(k) for k in w['ties']])}"
         elif w["sure"] == "cannot tell":
             sure += f": {say.plural(w['rounds'], 'round')}"
-        rows.append([
-            name, f"{code(w['kernel'])} {plain(w['guarantee'])}", w["time"], f"{w['speed']} ({w['interval']})",
-            plain(w["ahead"]), sure, plain(say.listed(w["weaker"], 2)) or say.NOTHING,
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{code(w['kernel'])} {plain(w['guarantee'])}",
+                w["time"],
+                f"{w['speed']} ({w['interval']})",
+                plain(w["ahead"]),
+                sure,
+                plain(say.listed(w["weaker"], 2)) or say.NOTHING,
+            ]
+        )
     title = f"### Fastest for each problem: {plain(view['label'])}, {plain(what)}, strongest guarantee"
     words = (
         "How sure: **told apart** where the interval of the lead leaves out 1; a **tie** that the rounds cannot "
@@ -180,9 +180,7 @@ def _matrix(run: Run, view: dict[str, Any], scenario: str) -> list[str]:
     found = tables.matrix(part, scenario)
     parts = [f"### All kernels: {plain(view['label'])}, {plain(what)}", _rows(found)]
     if found["left_out"]:
-        parts.append(
-            f"{found['left_out']} more problems are in [cells.csv](cells.csv) and on the HTML page."
-        )
+        parts.append(f"{found['left_out']} more problems are in [cells.csv](cells.csv) and on the HTML page.")
     return parts + ([_idle(found)] if found["idle"] else [])
 
 
@@ -192,10 +190,7 @@ def _rows(found: dict[str, Any]) -> str:
     for race in found["heads"]:
         named = race["layer"] != race["problem"]
         head.append((f"{plain(race['layer'])}<br>" if named else "") + code(race["problem"]))
-    rows = [
-        [code(row["kernel"]), plain(row["guarantee"]), *map(_shown, row["cells"])]
-        for row in found["rows"]
-    ]
+    rows = [[code(row["kernel"]), plain(row["guarantee"]), *map(_shown, row["cells"])] for row in found["rows"]]
     return _table(head, rows, right=2)
 
 
@@ -226,10 +221,16 @@ def _regressions(found: Findings) -> list[str]:
             *(f"> While measuring: {plain(words)}" for words in r["warnings"]),
         ]
         rows = [
-            [f"{code(x['kernel'])} {code(x['problem'])} {plain(x['scenario'])}", plain(x["verdict"]), x["base"],
-             x["head"], x["effect"], plain(x["why"])]
+            [
+                f"{code(x['kernel'])} {code(x['problem'])} {plain(x['scenario'])}",
+                plain(x["verdict"]),
+                x["base"],
+                x["head"],
+                x["effect"],
+                plain(x["why"]),
+            ]
             for x in (*r["rows"], *r["quiet"])[:30]
-        ]  # fmt: skip
+        ]
         parts += [_table(head, rows)] if rows else []
     return parts
 

@@ -48,9 +48,12 @@ def merge(given: Sequence[Path], into: Path, dry: bool, repository: Path = ROOM)
         found.setdefault(_kind(path), []).append((path, named))
     store = Store(into, dry, repository)
     takers = {
-        "machine": store.machine, "record": store.record, "asv machine": store.asv_machine,
-        "asv results": store.asv_results, "benchmarks": store.asv_benchmarks,
-    }  # fmt: skip
+        "machine": store.machine,
+        "record": store.record,
+        "asv machine": store.asv_machine,
+        "asv results": store.asv_results,
+        "benchmarks": store.asv_benchmarks,
+    }
     verdicts = []
     for kind, take in takers.items():
         for path, _ in found.get(kind, []):
@@ -155,13 +158,9 @@ class Store:
         self.runs[found.run], self.places[found.run] = found.data, to
         self._know(found.machine, found.header["hardware"])
         if found.machine not in self.machines:
-            parts = {
-                k: found.header[k] for k in ("hardware", "ceilings", "null") if found.header.get(k)
-            }
+            parts = {k: found.header[k] for k in ("hardware", "ceilings", "null") if found.header.get(k)}
             self._write_machine(found.machine, parts)
-            found.notes.append(
-                f"no machine file came with it: machines/{found.machine}.json was made from it"
-            )
+            found.notes.append(f"no machine file came with it: machines/{found.machine}.json was made from it")
         cells = sum(line.get("kind") == "cell" for line in found.lines)
         when = say.date_text(found.run[1])
         why = f"{found.machine}, {when}, commit {found.header['commit'][:10]}, {say.plural(cells, 'cell')}"
@@ -193,9 +192,7 @@ class Store:
 
     def _write_machine(self, name: str, parts: dict[str, Any]) -> None:
         document = {"schema": MACHINE_SCHEMA, "machine": name} | parts
-        self._write(
-            self.into / "machines" / f"{name}.json", (json.dumps(document, indent=1) + "\n").encode()
-        )
+        self._write(self.into / "machines" / f"{name}.json", (json.dumps(document, indent=1) + "\n").encode())
         self.machines.add(name)
 
     def asv_machine(self, path: Path) -> Verdict:
@@ -205,9 +202,7 @@ class Store:
         here = _json(to) if to.exists() else {}
         different = [k for k in ASV_FACTS if here and text(here.get(k)) != text(theirs.get(k))]
         if different:
-            raise Refused(
-                f"machine {path.parent.name} is another one here: its {', '.join(different)} differ"
-            )
+            raise Refused(f"machine {path.parent.name} is another one here: its {', '.join(different)} differ")
         return self._copied(path, to, "asv machine", "here" if here else "new")
 
     def asv_results(self, path: Path) -> Verdict:
@@ -227,9 +222,7 @@ class Store:
         for name, version in found.benchmark_version.items():
             ours = text(mapping(known.get(name)).get("version"), str(vet.SUITE))
             if text(version) != ours:
-                raise Refused(
-                    f"{name} is of version {text(version, 'none')} there and of version {ours} here"
-                )
+                raise Refused(f"{name} is of version {text(version, 'none')} there and of version {ours} here")
         to = self._beside(path)
         same = to.exists() and to.read_bytes() == path.read_bytes()
         if to.exists() and not same:
@@ -296,9 +289,7 @@ def told(verdicts: list[Verdict], dry: bool) -> tuple[list[str], list[str]]:
             shown = f"{v.status:<9} {v.to}" + (f"  ({v.why})" if v.why else "")
             fine.append(shown)
         fine += [f"          note: {note}" for note in v.notes if v.status != "here"]
-    count = {
-        s: sum(v.status == s for v in verdicts) for s in ("new", "grown", "here", "refused", "ignored")
-    }
+    count = {s: sum(v.status == s for v in verdicts) for s in ("new", "grown", "here", "refused", "ignored")}
     words = {"here": "already here"}
     parts = ", ".join(f"{n} {words.get(s, s)}" for s, n in count.items() if n) or "nothing found"
     fine.append(f"{parts}{': nothing was written (--dry-run)' if dry else ''}.")

@@ -155,9 +155,7 @@ def _words(sheet: Sheet, layer: Layer, kernel: str) -> None:
     count, channels, P, Q = layer.maps.shape
     R, S = layer.w.shape[2:]
     left, top = LEFT, sheet.height
-    sheet.write(
-        left, top - 0.42, "One convolution layer, taken apart", ha="left", fontsize=21, weight="bold"
-    )
+    sheet.write(left, top - 0.42, "One convolution layer, taken apart", ha="left", fontsize=21, weight="bold")
     how = (
         f"{channels} \u2192 {count} channels, {R} \u00d7 {S} filters, {layer.x.shape[2]} \u00d7 "
         f"{layer.x.shape[3]} \u2192 {P} \u00d7 {Q}. Every column reads from the top down:\nan output map is the "

@@ -23,13 +23,23 @@ JOINT = re.compile(r"(?<=[/_])|(?=-)")
 SCRIPTS = ("data.js", "plot.js", "views.js", "page.js")  # one script, in this order
 MOST_ROWS = 400  # of the table of GPU code
 PARTS = (
-    ("winners", "fastest for each problem"), ("heat", "heat map"), ("table", "all cells"), ("roof", "limits"),
-    ("scaling", "scaling"), ("price", "price of accuracy"), ("cost", "start-up"), ("history", "history"),
-)  # fmt: skip
+    ("winners", "fastest for each problem"),
+    ("heat", "heat map"),
+    ("table", "all cells"),
+    ("roof", "limits"),
+    ("scaling", "scaling"),
+    ("price", "price of accuracy"),
+    ("cost", "start-up"),
+    ("history", "history"),
+)
 UNITS = (
-    ("speed", "speed"), ("time", "time"), ("rate", "GFLOP/s"), ("roof", "% of ceiling"), ("error", "error"),
+    ("speed", "speed"),
+    ("time", "time"),
+    ("rate", "GFLOP/s"),
+    ("roof", "% of ceiling"),
+    ("error", "error"),
     ("workspace", "workspace"),
-)  # fmt: skip
+)
 
 
 def environment() -> Any:
@@ -37,31 +47,50 @@ def environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     found = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     found.filters["breakable"] = breakable
     return found
 
 
 def page(
-    found: Findings, shown: list[dict[str, Any]], tracks: list[Track], steps: list[Step],
-    machines: dict[str, Any] | None, asv_site: str | None,
-) -> str:  # fmt: skip
+    found: Findings,
+    shown: list[dict[str, Any]],
+    tracks: list[Track],
+    steps: list[Step],
+    machines: dict[str, Any] | None,
+    asv_site: str | None,
+) -> str:
     script = "\n".join(_asset(name) for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment().get_template("report.html.j2").render(
-        runs=shown,
-        machines=machines, regressions=[regressions.view(r) for r in found.regressions],
-        gpu_code=gpu_table(found.gpu_code), older=found.older, left_out=found.left_out,
-        asv_site=asv_site, units=UNITS, parts=PARTS,
-        data=embedded(payload(found.runs, tracks, steps)), style=_asset("report.css"), script=script,
-        # Only this very script may run: whatever a record smuggled in would be refused by the browser.
-        policy=(
-            f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; "
-            "base-uri 'none'; form-action 'none'"
-        ),
-    )  # fmt: skip
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            runs=shown,
+            machines=machines,
+            regressions=[regressions.view(r) for r in found.regressions],
+            gpu_code=gpu_table(found.gpu_code),
+            older=found.older,
+            left_out=found.left_out,
+            asv_site=asv_site,
+            units=UNITS,
+            parts=PARTS,
+            data=embedded(payload(found.runs, tracks, steps)),
+            style=_asset("report.css"),
+            script=script,
+            # Only this very script may run: whatever a record smuggled in would be refused by the browser.
+            policy=(
+                f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; "
+                "base-uri 'none'; form-action 'none'"
+            ),
+        )
+    )
 
 
 def breakable(name: str) -> Any:
@@ -92,7 +121,7 @@ def gpu_table(document: Any) -> dict[str, Any] | None:
         "columns": [(c.replace("_", " "), columns[c]) for c in used],
         "rows": [[_told(row.get(c)) for c in used] for row in shown[:MOST_ROWS]],
         "more": max(0, len(rows) - len(shown[:MOST_ROWS])),
-    }  # fmt: skip
+    }
 
 
 def _told(value: Any) -> str:

@@ -63,14 +63,18 @@ def _machine(run: Run, problems: Words) -> dict[str, Any]:
     roofs = limits.roofs(run)
     top = {d: v for d in ("float32", "float64") if (v := limits.arithmetic(run, d)) is not None}
     return {
-        "name": run.machine, "label": views.label(run), "threads": limits.threads(run),
-        "baseline": run.baseline, "scenarios": run.scenarios,
-        "top": top, "reads": limits.bandwidths(run),
+        "name": run.machine,
+        "label": views.label(run),
+        "threads": limits.threads(run),
+        "baseline": run.baseline,
+        "scenarios": run.scenarios,
+        "top": top,
+        "reads": limits.bandwidths(run),
         "roofs": [[problems.at(q), short(r.gflops_per_s), r.binds] for q, r in roofs.items()],
         "imports": {k: short(v) for k, v in run.imports.items()},
         "families": families(run, problems),
         "sources": [[s.name, views.commit(s), s.said("started")] for s in run.sources],
-    }  # fmt: skip
+    }
 
 
 def _kernel(name: str, cell: Cell | None) -> dict[str, Any]:
@@ -87,42 +91,73 @@ def _problem(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     found = problem_of(name)
     layer = next((c.layer for run in runs for c in run.cells if c.problem == name), name)
     return {
-        "name": name, "layer": layer,
-        "flops": found.flops if found else 0, "bytes": found.min_bytes if found else 0,
+        "name": name,
+        "layer": layer,
+        "flops": found.flops if found else 0,
+        "bytes": found.min_bytes if found else 0,
         "group": f"{found.layout}, {found.dtype}" if found else "other",
         "batch": found.N if found else 1,
-    }  # fmt: skip
+    }
 
 
 COLUMNS = (
-    "scenario", "kernel", "problem", "source", "why", "seconds", "low", "high", "rounds", "quartiles",
-    "samples", "score", "error", "workspace", "plan", "pack", "transfer", "first", "device", "fingerprint",
+    "scenario",
+    "kernel",
+    "problem",
+    "source",
+    "why",
+    "seconds",
+    "low",
+    "high",
+    "rounds",
+    "quartiles",
+    "samples",
+    "score",
+    "error",
+    "workspace",
+    "plan",
+    "pack",
+    "transfer",
+    "first",
+    "device",
+    "fingerprint",
     "guarantee",
-)  # fmt: skip
+)
 
 
-def _columns(
-    run: Run, kernels: Words, problems: Words, reasons: Words, marks: Words
-) -> dict[str, list[Any]]:  # fmt: skip
+def _columns(run: Run, kernels: Words, problems: Words, reasons: Words, marks: Words) -> dict[str, list[Any]]:
     rows = []
     sources = [s.name for s in run.sources] or [run.name]
     for c in run.cells:
         n = c.numbers
         ran = c.ran
-        rows.append((
-            run.scenarios.index(c.scenario), kernels.at(c.kernel), problems.at(c.problem),
-            sources.index(c.source) if c.source in sources else 0,
-            None if ran else reasons.at((c.group, c.status, reason(c))),
-            short(c.seconds if ran else None, 6), short(c.low), short(c.high),
-            _rounds(c) if ran else None, _quartiles(c) if ran else None, _samples(c) if ran else None,
-            short(n.get("score"), 3), short(n.get("max_error"), 3), short(n.get("workspace"), 6),
-            *(short(n.get(f"{k}_seconds"), 3) for k in ("plan", "pack", "transfer", "first", "device")),
-            marks.at(_fingerprint(c)) if c.fingerprint else None,
-            GUARANTEES.index(c.accuracy) if c.accuracy in GUARANTEES else len(GUARANTEES),
-        ))  # fmt: skip
+        rows.append(
+            (
+                run.scenarios.index(c.scenario),
+                kernels.at(c.kernel),
+                problems.at(c.problem),
+                sources.index(c.source) if c.source in sources else 0,
+                None if ran else reasons.at((c.group, c.status, reason(c))),
+                short(c.seconds if ran else None, 6),
+                short(c.low),
+                short(c.high),
+                _rounds(c) if ran else None,
+                _quartiles(c) if ran else None,
+                _samples(c) if ran else None,
+                short(n.get("score"), 3),
+                short(n.get("max_error"), 3),
+                short(n.get("workspace"), 6),
+                *(short(n.get(f"{k}_seconds"), 3) for k in ("plan", "pack", "transfer", "first", "device")),
+                marks.at(_fingerprint(c)) if c.fingerprint else None,
+                GUARANTEES.index(c.accuracy) if c.accuracy in GUARANTEES else len(GUARANTEES),
+            )
+        )
     turned = list(zip(*rows, strict=True)) if rows else [()] * len(COLUMNS)
-    return {name: list(column) for name, column in zip(COLUMNS, turned, strict=True) if any(
-        value is not None for value in column)}  # fmt: skip
+    return {
+        name: list(column)
+        for name, column in zip(COLUMNS, turned, strict=True)
+        if any(value is not None for value in column)
+    }
 
 
 def short(value: float | None, digits: int = 4) -> float | int | None:
@@ -158,10 +193,7 @@ def _samples(cell: Cell) -> list[list[int]] | None:
     if not cell.samples:
         return None
     last = max(cell.rounds, default=-1)
-    return [
-        [round(1e3 * math.log(v / cell.seconds)) for v in cell.samples.get(i, ())]
-        for i in range(last + 1)
-    ]
+    return [[round(1e3 * math.log(v / cell.seconds)) for v in cell.samples.get(i, ())] for i in range(last + 1)]
 
 
 def _fingerprint(cell: Cell) -> str:
@@ -189,12 +221,10 @@ def families(run: Run, problems: Words) -> list[dict[str, Any]]:
         {"knob": knob, "values": sorted(by), "problems": [problems.at(by[v]) for v in sorted(by)]}
         for (knob, _), by in sorted(found.items(), key=lambda kv: ("NCKHR".index(kv[0][0]), -len(kv[1]), kv[0][1]))
         if len(by) >= 3
-    ]  # fmt: skip
+    ]
 
 
-def _history(
-    track: Track, index: int, steps: Sequence[Step], kernels: Words, problems: Words
-) -> dict[str, Any]:  # fmt: skip
+def _history(track: Track, index: int, steps: Sequence[Step], kernels: Words, problems: Words) -> dict[str, Any]:
     edges = {c for s in steps if s.track == index for c in (s.last_before, s.first_after)}
     shown = kept(track, edges, MOST_COMMITS)
     scenarios = Words()
@@ -208,11 +238,15 @@ def _history(
         first.append(short(start))
         packed += _packed(some, start)
     return {
-        "machine": track.machine, "method": track.method, "scenarios": scenarios.list,
+        "machine": track.machine,
+        "method": track.method,
+        "scenarios": scenarios.list,
         "commits": [[track.commits[i][0][:10], track.commits[i][1]] for i in shown],
         "left_out": len(track.commits) - len(shown),
-        "keys": keys, "first": first, "values": base64.b64encode(packed).decode(),
-    }  # fmt: skip
+        "keys": keys,
+        "first": first,
+        "values": base64.b64encode(packed).decode(),
+    }
 
 
 def _packed(values: Iterable[float | None], start: float) -> bytes:
@@ -227,6 +261,13 @@ def _step(s: Step, kernels: Words, problems: Words) -> list[Any]:
     kernel, problem, scenario = s.key
     moved = s.moved[:8]
     return [
-        s.track, kernels.at(kernel), problems.at(problem), scenario, s.last_before[:10], s.first_after[:10],
-        short(s.before), short(s.after), moved,
-    ]  # fmt: skip
+        s.track,
+        kernels.at(kernel),
+        problems.at(problem),
+        scenario,
+        s.last_before[:10],
+        s.first_after[:10],
+        short(s.before),
+        short(s.after),
+        moved,
+    ]

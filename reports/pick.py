@@ -38,20 +38,20 @@ class Wish:
     flags: tuple[str, ...] = ()  # with which compare would measure the word as it was meant
 
 
-def wish(
-    word: str, runs: Sequence[Run], accuracy: str, scenario: str, layout: str | None, batch: int | None
-) -> Wish:  # fmt: skip
+def wish(word: str, runs: Sequence[Run], accuracy: str, scenario: str, layout: str | None, batch: int | None) -> Wish:
     """The layers that ``word`` names, a problem, a file, or a set that a record holds; layout and N replaced."""
     changes: dict[str, Any] = {"layout": layout} if layout else {}
     changes |= {"N": batch} if batch is not None else {}
     found = [
-        replace(layer, problem=str(replace(known, **changes)))
-        if (known := limits.problem_of(layer.problem))
-        else layer
+        replace(layer, problem=str(replace(known, **changes))) if (known := limits.problem_of(layer.problem)) else layer
         for layer in _layers(word, runs)
     ]
-    flags = [f for key, name in (("layout", "--layout"), ("N", "--batch")) if key in changes
-             for f in (name, str(changes[key]))]  # fmt: skip
+    flags = [
+        f
+        for key, name in (("layout", "--layout"), ("N", "--batch"))
+        if key in changes
+        for f in (name, str(changes[key]))
+    ]
     return Wish(word, found, accuracy, scenario, tuple(flags))
 
 
@@ -71,9 +71,7 @@ def _layers(word: str, runs: Sequence[Run]) -> list[Layer]:
     except ValueError as error:
         if re.match(r"n\d+c", word):  # meant as a problem
             raise Unreadable(str(error).removeprefix("conv2d: ")) from None
-    near = difflib.get_close_matches(
-        word, [*known, *(f"{s}/{x.name}" for s in known for x in known[s])], n=1
-    )
+    near = difflib.get_close_matches(word, [*known, *(f"{s}/{x.name}" for s in known for x in known[s])], n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise Unreadable(
         f"{word} is no file, no problem such as n1c64h56w56k64r3s3-p1, and no set in these records{hint}; they "
@@ -89,11 +87,7 @@ def sets(runs: Sequence[Run]) -> dict[str, list[Layer]]:
             for (name, _), rows in source.networks.items():
                 found.setdefault(name, [Layer(a, _plain(q), n) for a, q, n in rows])
             words = [text(w) for w in sequence(source.header.get("command"))]
-            rows = [
-                row
-                for row in sequence(source.header.get("problems"))
-                if isinstance(row, list) and len(row) == 3
-            ]
+            rows = [row for row in sequence(source.header.get("problems")) if isinstance(row, list) and len(row) == 3]
             if {"--batch", "--layout"} & set(words) or not rows:
                 continue
             name = source.said("preset") if "--problems" not in words else _only(words)
@@ -128,9 +122,7 @@ def answer(run: Run, wanted: Wish) -> dict[str, Any]:
     measured = [x for x in layers if x["kernel"]]
     missing = [x for x in layers if not x["kernel"]]
     cells = {
-        layer.problem: {
-            c.kernel: c for c in races[layer.problem].ranked if standing.strength(c) <= weakest
-        }
+        layer.problem: {c.kernel: c for c in races[layer.problem].ranked if standing.strength(c) <= weakest}
         for layer in wanted.layers
         if layer.problem in races
     }
@@ -143,40 +135,52 @@ def answer(run: Run, wanted: Wish) -> dict[str, Any]:
         "network": _network(layers, cells, _weaker(wanted, races)) if len(wanted.layers) > 1 and measured else None,
         "rests_on": [
             {
-                "record": s.name, "started": s.said("started"), "commit": s.said("commit"),
+                "record": s.name,
+                "started": s.said("started"),
+                "commit": s.said("commit"),
                 "dirty": bool(s.header.get("dirty")),
             }
             for s in sources
         ],
         "cannot_tell": _doubts(run, wanted, sources, measured, missing, cells),
-    }  # fmt: skip
+    }
 
 
 def _layer(layer: Layer, race: standing.Race | None, weakest: int) -> dict[str, Any]:
     fit = [c for c in race.ranked if standing.strength(c) <= weakest] if race else []
     found: dict[str, Any] = {
-        "layer": layer.name, "problem": layer.problem, "count": layer.count, "kernel": None, "tied": [],
-        "next": None, "weaker": [],
-    }  # fmt: skip
+        "layer": layer.name,
+        "problem": layer.problem,
+        "count": layer.count,
+        "kernel": None,
+        "tied": [],
+        "next": None,
+        "weaker": [],
+    }
     if not race or not fit:
         tried = bool(race and race.others) or bool(race and race.ranked)
-        return found | {
-            "why": "no kernel with that guarantee ran" if tried else "not measured on this machine"
-        }
+        return found | {"why": "no kernel with that guarantee ran" if tried else "not measured on this machine"}
     best = fit[0]
     tied = [c for c in fit[1:] if not evidence.told_apart(best.rounds, c.rounds)]
     behind = next((c for c in fit[1:] if c not in tied), None)
     return found | {
-        "kernel": best.kernel, "guarantee": best.accuracy, "seconds": best.seconds, "low": best.low,
-        "high": best.high, "confidence": best.confidence, "rounds": int(best.numbers["rounds"] or 0),
-        "contestants": len(fit), "tied": [c.kernel for c in tied], "next": _margin(best, behind),
+        "kernel": best.kernel,
+        "guarantee": best.accuracy,
+        "seconds": best.seconds,
+        "low": best.low,
+        "high": best.high,
+        "confidence": best.confidence,
+        "rounds": int(best.numbers["rounds"] or 0),
+        "contestants": len(fit),
+        "tied": [c.kernel for c in tied],
+        "next": _margin(best, behind),
         "weaker": [
             {"kernel": c.kernel, "guarantee": c.accuracy, "seconds": c.seconds}
             for c in race.ranked
             if standing.strength(c) > weakest and c.seconds < best.seconds
         ],
         "record": best.source,
-    }  # fmt: skip
+    }
 
 
 def _margin(best: Cell, behind: Cell | None) -> dict[str, Any] | None:
@@ -188,9 +192,13 @@ def _margin(best: Cell, behind: Cell | None) -> dict[str, Any] | None:
         return None
     shared = len(behind.rounds.keys() & best.rounds.keys())
     return {
-        "kernel": behind.kernel, "speed": found[0], "low": found[1], "high": found[2], "rounds": shared,
+        "kernel": behind.kernel,
+        "speed": found[0],
+        "low": found[1],
+        "high": found[2],
+        "rounds": shared,
         "confidence": evidence.interval(range(shared))[2],
-    }  # fmt: skip
+    }
 
 
 def _weaker(wanted: Wish, races: dict[str, standing.Race]) -> list[dict[str, Any]]:
@@ -211,7 +219,7 @@ def _weaker(wanted: Wish, races: dict[str, standing.Race]) -> list[dict[str, Any
 
 def _network(
     layers: list[dict[str, Any]], cells: dict[str, dict[str, Cell]], weaker: list[dict[str, Any]]
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What all measured layers cost, each as often as it occurs: with one kernel, and with the best of each."""
     measured = [x for x in layers if x["kernel"]]
     kernels = dict.fromkeys(k for x in measured for k in cells[x["problem"]])
@@ -226,24 +234,31 @@ def _network(
     whole.sort(key=lambda row: (row["seconds"], row["kernel"]))
     for row in whole[1:]:
         _against(whole[0], row)
-    mix = _sum(
-        "the best of each layer", [(x["count"], cells[x["problem"]][x["kernel"]]) for x in measured]
-    )
+    mix = _sum("the best of each layer", [(x["count"], cells[x["problem"]][x["kernel"]]) for x in measured])
     if whole:
         _against(mix, whole[0])
     for row in (*whole, mix):
         row.pop("by_round")
     return {
-        "layers": len(measured), "of": len(layers), "calls": sum(x["count"] for x in measured),
-        "kernels": whole, "mix": mix, "weaker": weaker, "partial": sorted(partial, key=lambda row: -row["layers"]),
-    }  # fmt: skip
+        "layers": len(measured),
+        "of": len(layers),
+        "calls": sum(x["count"] for x in measured),
+        "kernels": whole,
+        "mix": mix,
+        "weaker": weaker,
+        "partial": sorted(partial, key=lambda row: -row["layers"]),
+    }
 
 
 def _sum(name: str, parts: list[tuple[int, Cell]]) -> dict[str, Any]:
     """Seconds of all parts; the interval, over rounds, only where one record holds them all."""
     row: dict[str, Any] = {
-        "kernel": name, "seconds": sum(n * c.seconds for n, c in parts), "low": None, "high": None, "by_round": {},
-    }  # fmt: skip
+        "kernel": name,
+        "seconds": sum(n * c.seconds for n, c in parts),
+        "low": None,
+        "high": None,
+        "by_round": {},
+    }
     if len({c.source for _, c in parts}) == 1:
         shared = set.intersection(*(set(c.rounds) for _, c in parts))
         row["by_round"] = {i: sum(n * c.rounds[i] for n, c in parts) for i in sorted(shared)}
@@ -255,23 +270,24 @@ def _sum(name: str, parts: list[tuple[int, Cell]]) -> dict[str, Any]:
 
 def _against(best: dict[str, Any], row: dict[str, Any]) -> None:
     """How many times slower ``row`` is than ``best``, and whether the rounds tell them apart."""
-    row["slower"] = {
-        "than": best["kernel"],
-        "times": row["seconds"] / best["seconds"],
-        "told_apart": None,
-    }
+    row["slower"] = {"than": best["kernel"], "times": row["seconds"] / best["seconds"], "told_apart": None}
     found = evidence.summary(evidence.speeds(row["by_round"], best["by_round"]))
     if found:
         row["slower"] |= {
-            "low": found[1], "high": found[2],
+            "low": found[1],
+            "high": found[2],
             "told_apart": evidence.told_apart(row["by_round"], best["by_round"]),
-        }  # fmt: skip
+        }
 
 
 def _doubts(
-    run: Run, wanted: Wish, sources: list[Run], measured: list[dict[str, Any]], missing: list[dict[str, Any]],
+    run: Run,
+    wanted: Wish,
+    sources: list[Run],
+    measured: list[dict[str, Any]],
+    missing: list[dict[str, Any]],
     cells: dict[str, dict[str, Cell]],
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """What these records cannot say, one sentence each, with the command that would tell where there is one."""
     found = []
     if missing:
@@ -283,9 +299,7 @@ def _doubts(
             command += ["--scenario", wanted.scenario]
         total = len(wanted.layers)
         many = f"{len(missing)} of {total} layers have" if total > 1 else "This layer has"
-        found.append(
-            f"{many} no time on {run.machine}. To measure it there: {shlex.join(command)}{more}"
-        )
+        found.append(f"{many} no time on {run.machine}. To measure it there: {shlex.join(command)}{more}")
     found += _near(missing, cells, run, wanted)
     if measured:
         least = min(x["confidence"] or 0 for x in measured)
@@ -295,14 +309,10 @@ def _doubts(
             found.append(f"{say.plural(fewest, 'round')} {gives}; 95% takes six or more.")
     for source in sources:
         found += [
-            f"While {source.name} was measured: {text(w)}."
-            for w in sequence(source.header.get("warnings"))
-            if text(w)
+            f"While {source.name} was measured: {text(w)}." for w in sequence(source.header.get("warnings")) if text(w)
         ]
         if source.header.get("dirty"):
-            found.append(
-                f"{source.name} is of a tree with uncommitted changes: no commit gives its kernels back."
-            )
+            found.append(f"{source.name} is of a tree with uncommitted changes: no commit gives its kernels back.")
     if len(sources) > 1:
         found.append(
             f"The layers come from {len(sources)} records that were not interleaved: their sum has no interval."
@@ -319,9 +329,7 @@ def _doubts(
     return found + _absent(run, wanted)
 
 
-def _near(
-    missing: list[dict[str, Any]], cells: dict[str, dict[str, Cell]], run: Run, wanted: Wish
-) -> list[str]:  # fmt: skip
+def _near(missing: list[dict[str, Any]], cells: dict[str, dict[str, Cell]], run: Run, wanted: Wish) -> list[str]:
     """Layers that were not measured, but are, but for the bias or the batch, one that was."""
     races = {race.problem: race for race in standing.races(run, wanted.scenario)}
     found = []
@@ -333,20 +341,14 @@ def _near(
             if name in cells or race.best is None or other is None:
                 continue
             if replace(other, N=1, bias=True) == alone:
-                found.append(
-                    f"{x['problem']} is, but for bias or batch, {name}: there {race.best.kernel} was best."
-                )
+                found.append(f"{x['problem']} is, but for bias or batch, {name}: there {race.best.kernel} was best.")
                 break
     return found[:4]
 
 
 def _absent(run: Run, wanted: Wish) -> list[str]:
     """Libraries that were asked for and could not run on the machine at all."""
-    races = [
-        r
-        for r in standing.races(run, wanted.scenario)
-        if r.problem in {x.problem for x in wanted.layers}
-    ]
+    races = [r for r in standing.races(run, wanted.scenario) if r.problem in {x.problem for x in wanted.layers}]
     ran = {c.backend for race in races for c in race.ranked}
     why: dict[str, str] = {}
     for race in races:

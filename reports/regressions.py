@@ -10,9 +10,18 @@ from .values import mapping, number, sequence, text
 
 FAILURES = ("slower", "newly wrong", "newly failing")
 CHANGES = (
-    "newly wrong", "newly failing", "slower", "faster", "mended", "newly refused", "newly supported",
-    "removed", "new", "broken on both", "never measured",
-)  # fmt: skip
+    "newly wrong",
+    "newly failing",
+    "slower",
+    "faster",
+    "mended",
+    "newly refused",
+    "newly supported",
+    "removed",
+    "new",
+    "broken on both",
+    "never measured",
+)
 QUIET = "cannot tell"
 MOST = 100  # rows
 
@@ -20,9 +29,7 @@ MOST = 100  # rows
 def view(document: dict[str, Any]) -> dict[str, Any]:
     cells = [mapping(c) for c in sequence(document.get("cells"))]
     changed = [c for c in cells if text(c.get("verdict")) in CHANGES]
-    changed.sort(
-        key=lambda c: (CHANGES.index(text(c["verdict"])), -abs((number(c.get("ratio")) or 1) - 1))
-    )
+    changed.sort(key=lambda c: (CHANGES.index(text(c["verdict"])), -abs((number(c.get("ratio")) or 1) - 1)))
     quiet = [c for c in cells if text(c.get("verdict")) == QUIET]
     failing = any(text(c.get("verdict")) in FAILURES for c in cells)
     base, head = (text(mapping(document.get(side)).get("label"), side) for side in ("base", "head"))
@@ -45,12 +52,16 @@ def view(document: dict[str, Any]) -> dict[str, Any]:
 def _row(c: dict[str, Any]) -> dict[str, Any]:
     seconds = [number(mapping(c.get(side)).get("seconds"), above=0) for side in ("base", "head")]
     return {
-        "kernel": text(c.get("kernel"), "?"), "problem": text(c.get("problem"), "?"),
-        "scenario": text(c.get("scenario"), "?"), "verdict": text(c.get("verdict")),
+        "kernel": text(c.get("kernel"), "?"),
+        "problem": text(c.get("problem"), "?"),
+        "scenario": text(c.get("scenario"), "?"),
+        "verdict": text(c.get("verdict")),
         "bad": text(c.get("verdict")) in FAILURES,
-        "base": say.seconds_text(seconds[0]), "head": say.seconds_text(seconds[1]),
-        "effect": _effect(c), "why": _why(c),
-    }  # fmt: skip
+        "base": say.seconds_text(seconds[0]),
+        "head": say.seconds_text(seconds[1]),
+        "effect": _effect(c),
+        "why": _why(c),
+    }
 
 
 def _effect(c: dict[str, Any]) -> str:

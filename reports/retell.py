@@ -25,9 +25,15 @@ from .values import Unreadable
 ROOM = Path(__file__).resolve().parent
 PROBLEM, SCENARIO = "n1c3h128w128k4r5s5", "packed"
 CLIMB = (
-    "numpy/per_channel", "numba/naive", "numba/parallel", "numpy/shifted", "numpy/im2col",
-    "numba/register_tile", "numba/direct", "numba/few_channels",
-)  # fmt: skip
+    "numpy/per_channel",
+    "numba/naive",
+    "numba/parallel",
+    "numpy/shifted",
+    "numpy/im2col",
+    "numba/register_tile",
+    "numba/direct",
+    "numba/few_channels",
+)
 BLOCK = re.compile(r"^```python\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 WRITTEN_FROM = re.compile(r"\A<!-- .*? and (\S+); edit the template")
 
@@ -41,9 +47,13 @@ def page(record: Path, name: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(ROOM / "templates"), undefined=StrictUndefined, autoescape=False,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+        loader=FileSystemLoader(ROOM / "templates"),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     template = environment.get_template("seed.md.j2")
     return executed(template.render(numbers(load(record)), record=name))
 
@@ -56,17 +66,13 @@ def executed(text: str) -> str:
         line = text.count("\n", 0, block.start(1))
         said = io.StringIO()
         try:
-            code = compile(
-                "\n" * line + block[1], "page", "exec"
-            )  # so that an error names the page's line
+            code = compile("\n" * line + block[1], "page", "exec")  # so that an error names the page's line
             with contextlib.redirect_stdout(said):
                 exec(code, namespace)
         except ImportError:
             raise
         except Exception as error:
-            raise Failed(
-                f"the block at line {line + 1} fails: {type(error).__name__}: {error}"
-            ) from error
+            raise Failed(f"the block at line {line + 1} fails: {type(error).__name__}: {error}") from error
         shown = said.getvalue()
         return block[0] + (f"\n```text\n{shown}```\n" if shown else "")
 
@@ -134,9 +140,7 @@ def _step(cell: Cell | None, before: Cell | None) -> str:
     if not evidence.told_apart(before.rounds, cell.rounds):
         return f"{took}, which the rounds cannot tell from {before.kernel}"
     if speed < 1:
-        times = (
-            f"{say.speed_text(1 / speed)} as long as {before.kernel} ({1 / high:.3g} – {1 / low:.3g})"
-        )
+        times = f"{say.speed_text(1 / speed)} as long as {before.kernel} ({1 / high:.3g} – {1 / low:.3g})"
         return f"{took}, here {times}"
     return f"{took}, {say.speed_text(speed)} faster than {before.kernel} ({low:.3g} – {high:.3g})"
 
@@ -148,11 +152,7 @@ def _ending(run: Run, first: Cell) -> str:
     assert best is not None
     found = evidence.summary(evidence.speeds(first.rounds, best.rounds))
     whole = say.speed_text(found[0] if found else first.seconds / best.seconds)
-    tied = (
-        f"; the rounds cannot tell it from {' or '.join(c.kernel for c in race.level)}"
-        if race.level
-        else ""
-    )
+    tied = f"; the rounds cannot tell it from {' or '.join(c.kernel for c in race.level)}" if race.level else ""
     limit = share(run, best)
     left = f" That is {limit:.0%} of what this machine could do at most." if limit is not None else ""
     usual = next((c for c in race.ranked if c.kernel == "torch_cpu/builtin"), None)
@@ -173,9 +173,7 @@ def newest(records: Path) -> Path:
     """The newest record with the climb's first step. Unreadable where there is none."""
     from .collect import collect, records_in
 
-    known = [
-        g for g in collect(records_in(records)).glances if (CLIMB[0], PROBLEM, SCENARIO) in g.times
-    ]
+    known = [g for g in collect(records_in(records)).glances if (CLIMB[0], PROBLEM, SCENARIO) in g.times]
     if not known:
         raise Unreadable(f"no record below {records} has a time of {CLIMB[0]} on {PROBLEM}")
     return max(known, key=lambda g: (g.started, g.name)).path

@@ -57,26 +57,28 @@ class Race:
         """Kernels that these rounds cannot tell from the fastest with that guarantee."""
         best = self.fastest(need)
         return [
-            c for c in self.ranked
+            c
+            for c in self.ranked
             if best and c is not best and keeps(c, need) and not evidence.told_apart(best.rounds, c.rounds)
-        ]  # fmt: skip
+        ]
 
     def runner_up(self, need: str) -> Cell | None:
         """The quickest of those that are told apart from the fastest."""
         best, level = self.fastest(need), self.ties(need)
-        return next(
-            (c for c in self.ranked if keeps(c, need) and c is not best and c not in level), None
-        )
+        return next((c for c in self.ranked if keeps(c, need) and c is not best and c not in level), None)
 
     @property
     def level(self) -> list[Cell]:
         """Kernels with the best one's guarantee that these rounds cannot tell from it."""
         best = self.best
         return [
-            c for c in self.ranked
-            if best and c is not best and strength(c) == strength(best)
+            c
+            for c in self.ranked
+            if best
+            and c is not best
+            and strength(c) == strength(best)
             and not evidence.told_apart(best.rounds, c.rounds)
-        ]  # fmt: skip
+        ]
 
     @property
     def weaker(self) -> list[Cell]:

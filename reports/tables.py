@@ -19,18 +19,28 @@ def winners(run: Run, scenario: str) -> list[dict[str, Any]]:
             continue
         after = race.runner_up(best.accuracy) if best.accuracy in standing.GUARANTEES else None
         ahead = evidence.summary(evidence.speeds(after.rounds, best.rounds)) if after else None
-        rows.append({
-            "layer": race.layer, "problem": race.problem, "kernel": best.kernel, "guarantee": best.accuracy,
-            "time": say.seconds_text(best.seconds),
-            "speed": say.speed_text(best.speed[0]) if best.speed else say.NOTHING,
-            "interval": say.NOTHING if not best.speed else
-            "1 round" if len(best.rounds) == 1 else say.speed_interval(*best.speed[1:]),
-            "ties": [c.kernel for c in race.level], "rounds": len(best.rounds),
-            "ahead": f"{say.speed_text(ahead[0])} ({say.speed_interval(*ahead[1:])}) of {after.kernel}"
-            if after and ahead else say.NOTHING,
-            "sure": _certainty(race, len(best.rounds), ahead),
-            "weaker": [f"{c.kernel} ({c.accuracy}, {say.seconds_text(c.seconds)})" for c in race.weaker],
-        })  # fmt: skip
+        rows.append(
+            {
+                "layer": race.layer,
+                "problem": race.problem,
+                "kernel": best.kernel,
+                "guarantee": best.accuracy,
+                "time": say.seconds_text(best.seconds),
+                "speed": say.speed_text(best.speed[0]) if best.speed else say.NOTHING,
+                "interval": say.NOTHING
+                if not best.speed
+                else "1 round"
+                if len(best.rounds) == 1
+                else say.speed_interval(*best.speed[1:]),
+                "ties": [c.kernel for c in race.level],
+                "rounds": len(best.rounds),
+                "ahead": f"{say.speed_text(ahead[0])} ({say.speed_interval(*ahead[1:])}) of {after.kernel}"
+                if after and ahead
+                else say.NOTHING,
+                "sure": _certainty(race, len(best.rounds), ahead),
+                "weaker": [f"{c.kernel} ({c.accuracy}, {say.seconds_text(c.seconds)})" for c in race.weaker],
+            }
+        )
     return rows
 
 
@@ -52,9 +62,12 @@ def matrix(run: Run, scenario: str, most: int = 8) -> dict[str, Any]:
     rows = [_row(run, shown, kernel) for kernel in standing.ordered(run, scenario)]
     heads = [{"layer": r.layer, "problem": r.problem} for r in shown]
     return {
-        "name": scenario, "heads": heads, "left_out": len(races) - len(shown),
-        "rows": [r for r in rows if not r["idle"]], "idle": [r["kernel"] for r in rows if r["idle"]],
-    }  # fmt: skip
+        "name": scenario,
+        "heads": heads,
+        "left_out": len(races) - len(shown),
+        "rows": [r for r in rows if not r["idle"]],
+        "idle": [r["kernel"] for r in rows if r["idle"]],
+    }
 
 
 def _row(run: Run, races: list[Race], kernel: str) -> dict[str, Any]:

@@ -91,9 +91,7 @@ def _date(g: Glance) -> str:
     words = text(g.header.get("commit_date")) or g.started
     try:
         moment = datetime.fromisoformat(words)
-        return (
-            (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()[:19]
-        )
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()[:19]
     except (ValueError, OverflowError):
         return words
 
@@ -147,25 +145,18 @@ def steps(found: Sequence[Track]) -> list[Step]:
         import asv.step_detect  # noqa: F401
     except ImportError:
         return []
-    jobs = [
-        (i, key, values) for i, track in enumerate(found) for key, values in track.values.items()
-        if _moves(values)
-    ]  # fmt: skip
+    jobs = [(i, key, values) for i, track in enumerate(found) for key, values in track.values.items() if _moves(values)]
     series = [(values, found[i].weights.get(key)) for i, key, values in jobs]
     every: list[Step] = []
     for (i, key, values), pieces in zip(jobs, each(levels, series, len(series) >= 1000), strict=True):
         track = found[i]
         for one, other in itertools.pairwise(pieces):
             (_, end, before), (start, _, after) = one, other
-            if abs(math.log(after / before)) < math.log1p(SMALLEST) or not _seen(
-                track, key, one, other
-            ):
+            if abs(math.log(after / before)) < math.log1p(SMALLEST) or not _seen(track, key, one, other):
                 continue
             marks = track.fingerprints.get(key, [""] * len(values))
             first, second = track.commits[end - 1][0], track.commits[start][0]
-            every.append(
-                Step(i, key, first, second, before, after, moved(marks[end - 1], marks[start]))
-            )
+            every.append(Step(i, key, first, second, before, after, moved(marks[end - 1], marks[start])))
     every.sort(key=lambda s: (-abs(math.log(s.ratio)), s.track, s.key, s.first_after))
     return every[:MOST_STEPS]
 

@@ -89,14 +89,10 @@ def _check_whole(found: Incoming, cut: bool) -> None:
         if line.get("kind") == "end" and "sha256" in line:
             sealed = True
             if line["sha256"] != hashlib.sha256(found.data[:place]).hexdigest():
-                raise Refused(
-                    "its bytes are not those that were written: the SHA-256 at its end differs"
-                )
+                raise Refused("its bytes are not those that were written: the SHA-256 at its end differs")
         place += len(row)
     if not sealed:
-        found.notes.append(
-            "it carries no SHA-256 (older records do not): damage on the way may go unseen"
-        )
+        found.notes.append("it carries no SHA-256 (older records do not): damage on the way may go unseen")
 
 
 def _rows(data: bytes) -> list[bytes]:
@@ -134,9 +130,7 @@ def _check_commit(found: Incoming, repository: Path) -> None:
             "there; fetch that history first (git fetch)"
         )
     if known is None:
-        found.notes.append(
-            f"whether commit {commit[:10]} exists could not be checked: no full git history"
-        )
+        found.notes.append(f"whether commit {commit[:10]} exists could not be checked: no full git history")
 
 
 @lru_cache(maxsize=1024)
@@ -148,9 +142,7 @@ def in_history(commit: str, repository: Path) -> bool | None:
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(
-                ["git", "-C", str(repository), *words], capture_output=True, text=True
-            )
+            done = subprocess.run(["git", "-C", str(repository), *words], capture_output=True, text=True)
         except OSError:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -165,9 +157,7 @@ def in_history(commit: str, repository: Path) -> bool | None:
 def _check_names(header: dict[str, Any]) -> None:
     machine = header.get("machine")
     if not isinstance(machine, str) or not NAME.fullmatch(machine):
-        raise Refused(
-            f"its machine's name must be letters, digits, dots and dashes, got {text(machine)!r}"
-        )
+        raise Refused(f"its machine's name must be letters, digits, dots and dashes, got {text(machine)!r}")
     if not isinstance(header.get("started"), str) or not mapping(header.get("hardware")):
         raise Refused("it does not say when or on which hardware it was measured")
     for kernel in sequence(header.get("kernels")):
@@ -191,9 +181,7 @@ def problem(name: Any) -> Any:
     except ValueError as error:
         raise Refused(str(error).removeprefix("conv2d: ")) from None
     if str(found) != name:
-        raise Refused(
-            f"problem {name} is written {found} in this suite: one problem would have two names"
-        )
+        raise Refused(f"problem {name} is written {found} in this suite: one problem would have two names")
     return found
 
 
@@ -210,9 +198,7 @@ def _check_cells(found: Incoming) -> None:
     for line in _of(lines, "round", asked):
         mine, i = rounds.setdefault(_key(line), {}), line.get("round")
         if not isinstance(i, int) or i in mine:
-            raise Refused(
-                f"{_where(_key(line))} has round {text(i)} twice, or a round without a number"
-            )
+            raise Refused(f"{_where(_key(line))} has round {text(i)} twice, or a round without a number")
         seconds = number(line.get("seconds"), above=SHORTEST)
         if line.get("status") == "ok" and seconds is None:
             raise Refused(f"{_where(_key(line))} is ok in round {i} without a time")
@@ -223,9 +209,7 @@ def _check_cells(found: Incoming) -> None:
         _check_cell(line, rounds.get(_key(line), {}), rounds)
         told.add(_key(line))
     if missing := asked - told - skipped:
-        raise Refused(
-            f"{len(missing)} of its {len(asked)} cells are missing, as {_where(min(missing))}"
-        )
+        raise Refused(f"{len(missing)} of its {len(asked)} cells are missing, as {_where(min(missing))}")
 
 
 def _of(lines: list[dict[str, Any]], kind: str, asked: set[Key]) -> Iterable[dict[str, Any]]:
@@ -246,19 +230,13 @@ def _where(key: Key) -> str:
     return f"{key[0]} on {key[1]} ({key[2]})"
 
 
-def _check_cell(
-    line: dict[str, Any], mine: dict[int, float], rounds: dict[Key, dict[int, float]]
-) -> None:
+def _check_cell(line: dict[str, Any], mine: dict[int, float], rounds: dict[Key, dict[int, float]]) -> None:
     """A summary must be what its rounds say; both were written by one run."""
     key = _key(line)
     if line.get("status") not in GROUPS:
-        raise Refused(
-            f"{_where(key)} has the status {text(line.get('status'), 'none')}, which is unknown here"
-        )
+        raise Refused(f"{_where(key)} has the status {text(line.get('status'), 'none')}, which is unknown here")
     if line.get("flops") != problem(key[1]).flops:
-        raise Refused(
-            f"{_where(key)} counts {text(line.get('flops'))} FLOP, and the problem has another number"
-        )
+        raise Refused(f"{_where(key)} counts {text(line.get('flops'))} FLOP, and the problem has another number")
     if line["status"] != "ok":
         return
     if not mine or 0.0 in mine.values():
@@ -292,10 +270,7 @@ def hardware_differences(here: dict[str, Any], there: dict[str, Any]) -> list[st
         for name in IDENTITY
         if name in here and name in there and here[name] != there[name]
     ]
-    boards = [
-        [text(mapping(gpu).get("name"), "a GPU") for gpu in sequence(side.get("gpus"))]
-        for side in (here, there)
-    ]
+    boards = [[text(mapping(gpu).get("name"), "a GPU") for gpu in sequence(side.get("gpus"))] for side in (here, there)]
     if "gpus" in here and "gpus" in there and boards[0] != boards[1]:
         names = [", ".join(each) or "none" for each in boards]
         found.append(f"GPUs {names[0]} here and {names[1]} there")

@@ -58,9 +58,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 def _rounds(run: Run) -> str:
     found = sorted({int(c.numbers["rounds"] or 0) for c in run.cells if c.ran})
-    return (
-        say.NOTHING if not found else f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
-    )
+    return say.NOTHING if not found else f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
 def headline(group: Group) -> dict[str, Any]:
@@ -72,10 +70,12 @@ def headline(group: Group) -> dict[str, Any]:
             lines.append(line)
     without = say.listed([race.layer for race in group.thin], 4)
     return {
-        "name": group.name, "problems": say.plural(len(group.races), "problem"),
-        "baseline": group.baseline or "no baseline", "lines": lines,
+        "name": group.name,
+        "problems": say.plural(len(group.races), "problem"),
+        "baseline": group.baseline or "no baseline",
+        "lines": lines,
         "without": f"without {without}: too few rounds to tell" if without else "",
-    }  # fmt: skip
+    }
 
 
 def _line(w: Winner, group: Group) -> dict[str, Any]:
@@ -85,16 +85,11 @@ def _line(w: Winner, group: Group) -> dict[str, Any]:
     elif sure and w.ahead:
         words, margin = "", f"{say.speed_text(w.ahead[0])} ({_ends(w.ahead)}) ahead of {w.next}"
     elif w.ties and w.rounds < evidence.FEWEST:
-        words, margin = (
-            "",
-            f"all of these problems share {say.plural(w.rounds, 'round')}, too few to tell",
-        )
+        words, margin = ("", f"all of these problems share {say.plural(w.rounds, 'round')}, too few to tell")
     elif w.ties:
         words = ""
         margin = f"cannot be told from {say.listed(w.ties)}"
-        margin += (
-            f"; {say.speed_text(w.ahead[0])} ({_ends(w.ahead)}) ahead of {w.next}" if w.ahead else ""
-        )
+        margin += f"; {say.speed_text(w.ahead[0])} ({_ends(w.ahead)}) ahead of {w.next}" if w.ahead else ""
     else:
         words, margin = "", "no other kernel ran on all of these problems"
     speed = f"{say.speed_text(w.speed[0])} ({_ends(w.speed, w.rounds)})" if w.kernel and w.speed else ""
@@ -105,9 +100,15 @@ def _line(w: Winner, group: Group) -> dict[str, Any]:
         who = say.listed([f"{k} on {n}" for k, n in w.wins.items()], 4)
         chosen = f"{say.speed_text(w.chosen[0])} ({_ends(w.chosen, w.rounds)}): {who}"
     return {
-        "need": w.need, "kernel": w.kernel or "", "guarantee": w.guarantee, "speed": speed,
-        "sure": sure, "margin": margin, "choice": chosen, "words": words or w.kernel,
-    }  # fmt: skip
+        "need": w.need,
+        "kernel": w.kernel or "",
+        "guarantee": w.guarantee,
+        "speed": speed,
+        "sure": sure,
+        "margin": margin,
+        "choice": chosen,
+        "words": words or w.kernel,
+    }
 
 
 def _ends(interval: Interval, rounds: int = evidence.FEWEST) -> str:
@@ -125,10 +126,12 @@ def networks(found: Sequence[answer.Network]) -> list[dict[str, Any]]:
         rows = tables.setdefault((title, f"{n.device}, {n.scenario}, {n.kind}"), [])
         one, mixed = n.single, n.mixed
         row = {
-            "kernel": one.kernel if one else "", "time": _bill(one), "mixed": _bill(mixed),
+            "kernel": one.kernel if one else "",
+            "time": _bill(one),
+            "mixed": _bill(mixed),
             "gain": say.speed_text(one.seconds[0] / mixed.seconds[0]) if one else say.NOTHING,
             "used": say.listed([f"{k} {v}" for k, v in mixed.wins.items()], 5),
-        }  # fmt: skip
+        }
         if not rows or row != {k: v for k, v in rows[-1].items() if k != "need"}:
             rows.append({"need": n.need} | row)
     return [{"title": title, "name": name, "rows": rows} for (title, name), rows in tables.items()]
@@ -146,10 +149,16 @@ def record(run: Run, alarms: Sequence[Cell]) -> dict[str, Any]:
     """Where numbers came from, and how to get them again."""
     mine = [c for c in alarms if c.source == run.name]
     return {
-        "name": run.name, "commit": commit(run), "command": command(run), "schema": run.said("schema"),
-        "suite": run.said("suite"), "seed": seed(run), "check": check(run, mine), "failing": bool(mine),
+        "name": run.name,
+        "commit": commit(run),
+        "command": command(run),
+        "schema": run.said("schema"),
+        "suite": run.said("suite"),
+        "seed": seed(run),
+        "check": check(run, mine),
+        "failing": bool(mine),
         "date": say.date_text(run.said("started")),
-    }  # fmt: skip
+    }
 
 
 def commit(run: Run) -> str:
@@ -184,10 +193,7 @@ def notices(run: Run) -> list[str]:
             all_words, names = said.setdefault(NUMBER.sub("#", words), ([], []))
             all_words.append(words)
             names.append(r.name)
-    found = [
-        (f"{say.listed(names)}: " if len(sources) > 1 else "") + _spanned(words)
-        for words, names in said.values()
-    ]
+    found = [(f"{say.listed(names)}: " if len(sources) > 1 else "") + _spanned(words) for words, names in said.values()]
     if len({commit(r) for r in sources}) > 1:
         found.append(
             "These races are from records of several commits; every race is from one record, and is never "
@@ -210,17 +216,11 @@ def _spanned(sentences: Sequence[str]) -> str:
 def _notices(run: Run) -> list[str]:
     found = []
     if run.ended == "cut off":
-        found.append(
-            "The record has no end: the run was cut off. Cells whose turn had not come are missing."
-        )
+        found.append("The record has no end: the run was cut off. Cells whose turn had not come are missing.")
     elif run.ended != "complete":
-        found.append(
-            f"The run ended early ({run.ended}): some cells have fewer rounds than planned or none."
-        )
+        found.append(f"The run ended early ({run.ended}): some cells have fewer rounds than planned or none.")
     if run.header.get("dirty"):
-        found.append(
-            "The tree had uncommitted changes: the commit alone does not reproduce these numbers."
-        )
+        found.append("The tree had uncommitted changes: the commit alone does not reproduce these numbers.")
     found += [f"While measuring: {text(w)}" for w in sequence(run.header.get("warnings")) if text(w)]
     return found
 
@@ -237,12 +237,15 @@ def alarm_words(alarms: list[Cell]) -> str:
 def _grouped(cells: list[Cell]) -> list[dict[str, Any]]:
     return [
         {
-            "group": group, "status": status, "why": why, "count": len(found),
+            "group": group,
+            "status": status,
+            "why": why,
+            "count": len(found),
             "kernels": list(dict.fromkeys(c.kernel for c in found)),
             "problems": list(dict.fromkeys(c.problem for c in found)),
         }
         for (group, status, why), found in standing.reasons(cells).items()
-    ]  # fmt: skip
+    ]
 
 
 def hardware(run: Run) -> list[tuple[str, str]]:
@@ -255,10 +258,7 @@ def hardware(run: Run) -> list[tuple[str, str]]:
         elif isinstance(value, dict):
             rows.append((name, ", ".join(f"{text(k)} {text(v)}" for k, v in value.items()) or "none"))
         elif isinstance(value, list):
-            gpus = [
-                ", ".join(f"{text(k)} {text(v)}" for k, v in mapping(g).items()) or text(g)
-                for g in value
-            ]
+            gpus = [", ".join(f"{text(k)} {text(v)}" for k, v in mapping(g).items()) or text(g) for g in value]
             rows.append((name, "; ".join(gpus) or "none"))
         elif value is not None:
             rows.append((name, text(value)))
@@ -278,9 +278,7 @@ def ceilings(run: Run) -> list[tuple[str, str]]:
     rows = []
     for key, name in CEILINGS.items():
         for threads, values in mapping(known.get(key)).items():
-            told = [
-                f"{text(k)} {v:g}" for k, x in mapping(values).items() if (v := number(x)) is not None
-            ]
+            told = [f"{text(k)} {v:g}" for k, x in mapping(values).items() if (v := number(x)) is not None]
             if told:
                 rows.append((f"{name}, {text(threads)} threads", ", ".join(told)))
     return rows
@@ -325,6 +323,4 @@ def check(run: Run, alarms: list[Cell]) -> str:
     """The command that judges one cell again without timing it."""
     cell = next(iter((*alarms, *run.cells)), None)
     words = [cell.kernel, cell.problem] if cell else ["KERNEL", "PROBLEM"]
-    return shlex.join(
-        ["python", "-m", "benchmarks", "check", words[0], "--problems", words[1], "--seed", seed(run)]
-    )
+    return shlex.join(["python", "-m", "benchmarks", "check", words[0], "--problems", words[1], "--seed", seed(run)])

@@ -16,17 +16,17 @@ from typing import Any
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element in the protocol
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-extensions", "--force-device-scale-factor=1",
-)  # fmt: skip
-KEYS = {
-    "Tab": "\ue004",
-    "Enter": "\ue007",
-    "Left": "\ue012",
-    "Up": "\ue013",
-    "Right": "\ue014",
-    "Down": "\ue015",
-}
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--force-device-scale-factor=1",
+)
+KEYS = {"Tab": "\ue004", "Enter": "\ue007", "Left": "\ue012", "Up": "\ue013", "Right": "\ue014", "Down": "\ue015"}
 
 
 def why_not() -> str | None:
@@ -52,10 +52,7 @@ class Browser:
             self._wait()
             capabilities = {
                 "browserName": "chrome",
-                "timeouts": {
-                    "script": 300_000,
-                    "pageLoad": 300_000,
-                },  # a busy machine is no fault of the page
+                "timeouts": {"script": 300_000, "pageLoad": 300_000},  # a busy machine is no fault of the page
                 "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
                 "goog:chromeOptions": {
                     "binary": shutil.which("chromium"),
@@ -79,9 +76,7 @@ class Browser:
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         data = json.dumps(body).encode() if body is not None else None
-        asked = urllib.request.Request(
-            self._url + path, data, {"Content-Type": "application/json"}, method=method
-        )
+        asked = urllib.request.Request(self._url + path, data, {"Content-Type": "application/json"}, method=method)
         try:
             with urllib.request.urlopen(asked, timeout=400) as answer:
                 return json.load(answer)["value"]
@@ -116,11 +111,7 @@ class Browser:
 
     def keys(self, *names: str) -> None:
         """Keys for whatever has the focus."""
-        strokes = [
-            {"type": kind, "value": KEYS.get(name, name)}
-            for name in names
-            for kind in ("keyDown", "keyUp")
-        ]
+        strokes = [{"type": kind, "value": KEYS.get(name, name)} for name in names for kind in ("keyDown", "keyUp")]
         self._ask("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": strokes}]})
 
     def errors(self) -> list[str]:
@@ -132,9 +123,7 @@ class Browser:
         """Addresses asked for since the last call."""
         found = self._ask("POST", "/se/log", {"type": "performance"})
         events = [json.loads(line["message"])["message"] for line in found]
-        return [
-            e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
-        ]
+        return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
     def picture(self, path: Path, whole: bool = False) -> None:
         shot = self.command("Page.captureScreenshot", {"captureBeyondViewport": whole})

@@ -129,7 +129,11 @@ def problems(draw: st.DrawFn) -> Conv2d:
         sizes.append(span - begin - end)
         padding += [begin, end]
     return Conv2d(
-        upto(2), groups * upto(4), *sizes, groups * upto(4), *filters,
+        upto(2),
+        groups * upto(4),
+        *sizes,
+        groups * upto(4),
+        *filters,
         stride=tuple(strides),
         padding=tuple(padding),
         dilation=tuple(dilations),
@@ -137,4 +141,4 @@ def problems(draw: st.DrawFn) -> Conv2d:
         bias=draw(st.booleans()),
         dtype=draw(st.sampled_from(("float32", "float32", "float64"))),
         layout=draw(st.sampled_from(("nchw", "nchw", "nhwc"))),
-    )  # fmt: skip
+    )

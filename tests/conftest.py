@@ -29,29 +29,32 @@ os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
 
 # "quick" draws the same examples on every run and machine; --hypothesis-profile=long draws new ones.
 _ANY_FIXTURE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-settings.register_profile(
-    "quick", max_examples=25, derandomize=True, deadline=None, suppress_health_check=_ANY_FIXTURE
-)
-settings.register_profile(
-    "long", max_examples=1000, deadline=None, suppress_health_check=_ANY_FIXTURE, print_blob=True
-)
+settings.register_profile("quick", max_examples=25, derandomize=True, deadline=None, suppress_health_check=_ANY_FIXTURE)
+settings.register_profile("long", max_examples=1000, deadline=None, suppress_health_check=_ANY_FIXTURE, print_blob=True)
 settings.load_profile("quick")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("convzoo")
     group.addoption(
-        "--require", default="", metavar="BACKENDS",
+        "--require",
+        default="",
+        metavar="BACKENDS",
         help="backends that must be usable here, by comma: a skip because one is not becomes a failure",
-    )  # fmt: skip
+    )
     group.addoption(
-        "--kernels", default="*", metavar="GLOBS",
+        "--kernels",
+        default="*",
+        metavar="GLOBS",
         help="only kernels whose name matches one of these, by comma: 'numba/*,numpy/fft'",
-    )  # fmt: skip
+    )
     group.addoption(
-        "--kills", type=int, default=50, metavar="N",
+        "--kills",
+        type=int,
+        default=50,
+        metavar="N",
         help="how often the slow robustness test kills a coordinator or a worker",
-    )  # fmt: skip
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -61,16 +61,26 @@ def suite(tmp_path_factory):
     (repo / "benchmarks" / "bench_small.py").write_text(SUITE)
     (repo / "kernels" / "convzoo" / "numpy" / "wrong.py").write_text(WRONG)
     configuration = {
-        "version": 1, "project": "convzoo", "repo": ".", "dvcs": "git", "branches": ["main"],
-        "environment_type": "existing", "pythons": ["same"], "benchmark_dir": "benchmarks",
-        "results_dir": "results", "html_dir": "html", "launch_method": "spawn",
-    }  # fmt: skip
+        "version": 1,
+        "project": "convzoo",
+        "repo": ".",
+        "dvcs": "git",
+        "branches": ["main"],
+        "environment_type": "existing",
+        "pythons": ["same"],
+        "benchmark_dir": "benchmarks",
+        "results_dir": "results",
+        "html_dir": "html",
+        "launch_method": "spawn",
+    }
     (repo / "asv.conf.json").write_text(json.dumps(configuration))
     log = root / "setup.log"
     environment = os.environ | {
-        "HOME": str(home), "ASV_PYTHONPATH": str(repo / "kernels"), "SETUP_LOG": str(log),
+        "HOME": str(home),
+        "ASV_PYTHONPATH": str(repo / "kernels"),
+        "SETUP_LOG": str(log),
         "CONVZOO_THREADS": "1",
-    }  # fmt: skip
+    }
 
     def run(*command, codes=(0,)):
         done = subprocess.run(command, cwd=repo, env=environment, capture_output=True, text=True)
@@ -89,9 +99,19 @@ def suite(tmp_path_factory):
         commits.append(run("git", "rev-parse", "HEAD"))
         log.write_text("")
         run(
-            *asv, "run", "--machine", "box", "--set-commit-hash", commits[-1], "-b", "bench_small",
-            "-a", "repeat=4", "--record-samples", codes=(0, 2),
-        )  # fmt: skip
+            *asv,
+            "run",
+            "--machine",
+            "box",
+            "--set-commit-hash",
+            commits[-1],
+            "-b",
+            "bench_small",
+            "-a",
+            "repeat=4",
+            "--record-samples",
+            codes=(0, 2),
+        )
     return run, asv, commits, repo, log
 
 
@@ -156,13 +176,32 @@ def test_records_become_asv_results_under_a_name_of_their_own(suite, tmp_path):
     from benchmarks import record
 
     run_line = {
-        "schema": record.SCHEMA, "kind": "run", "machine": "box", "commit": suite[2][0], "dirty": False,
-        "started": "2026-01-02T03:04:05+00:00", "commit_date": "2026-01-01T00:00:00+00:00",
-        "hardware": {"python": "3.11.7", "os": "x", "arch": "y", "cpu": "z", "microarchitecture": "m",
-                     "usable_cpus": 2, "memory_bytes": 2**34, "gpus": []},
-    }  # fmt: skip
-    cell = {"kind": "cell", "kernel": "numpy/shifted", "problem": "n1c4h12w12k4r3s3-p1",
-            "scenario": "packed", "status": "ok", "round_seconds": [1e-3, 2e-3, 3e-3]}  # fmt: skip
+        "schema": record.SCHEMA,
+        "kind": "run",
+        "machine": "box",
+        "commit": suite[2][0],
+        "dirty": False,
+        "started": "2026-01-02T03:04:05+00:00",
+        "commit_date": "2026-01-01T00:00:00+00:00",
+        "hardware": {
+            "python": "3.11.7",
+            "os": "x",
+            "arch": "y",
+            "cpu": "z",
+            "microarchitecture": "m",
+            "usable_cpus": 2,
+            "memory_bytes": 2**34,
+            "gpus": [],
+        },
+    }
+    cell = {
+        "kind": "cell",
+        "kernel": "numpy/shifted",
+        "problem": "n1c4h12w12k4r3s3-p1",
+        "scenario": "packed",
+        "status": "ok",
+        "round_seconds": [1e-3, 2e-3, 3e-3],
+    }
     path = tmp_path / "r.jsonl"
     path.write_text(json.dumps(run_line) + "\n" + json.dumps(cell) + "\n")
     record.export_to_asv(path, tmp_path / "results")

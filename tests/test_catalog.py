@@ -43,25 +43,34 @@ def test_a_dropped_file_is_tested_by_the_suite_itself(tmp_path):
         (tmp_path / "convzoo" / "numpy" / f"{stem}.py").write_text(text, encoding="utf-8")
     tests = Path(__file__).with_name("test_kernels.py")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests),
-         "--kernels", "numpy/dropped_*", "-k", "listed_problem and (plain or nhwc-f64)"],
-        capture_output=True, text=True, timeout=120, cwd=tests.parent.parent,
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            str(tests),
+            "--kernels",
+            "numpy/dropped_*",
+            "-k",
+            "listed_problem and (plain or nhwc-f64)",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tests.parent.parent,
         env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
-    assert "test_listed_problem[numpy/dropped_wrong-plain]" in done.stdout
-    assert (
-        "repeat: python -m benchmarks check numpy/dropped_wrong --problems n1c3h8w9k4r3s3-p1"
-        in done.stdout
     )
+    assert "test_listed_problem[numpy/dropped_wrong-plain]" in done.stdout
+    assert "repeat: python -m benchmarks check numpy/dropped_wrong --problems n1c3h8w9k4r3s3-p1" in done.stdout
     assert "2 failed, 2 passed" in done.stdout, done.stdout[-3000:]
 
 
 def test_names_take_globs():
     every = convzoo.names()
     assert "numpy/per_channel" in every and len(every) == len(set(every))
-    assert convzoo.names("numpy/*", "python/*") == [
-        n for n in every if n.split("/")[0] in ("numpy", "python")
-    ]
+    assert convzoo.names("numpy/*", "python/*") == [n for n in every if n.split("/")[0] in ("numpy", "python")]
     assert convzoo.names("nothing*") == []
     every.clear()
     assert convzoo.names(), "the list that names() gives away must be a copy"
@@ -85,10 +94,11 @@ def test_one_torch_file_is_three_kernels(drop):
 def test_torch_plans_on_the_backends_device(drop):
     torch = pytest.importorskip("torch")
     drop(
-        "torch", "dropped_in",
+        "torch",
+        "dropped_in",
         '"""One."""\nimport torch\nfrom convzoo.plan import Plan\n'
         "def plan(p):\n    device = torch.get_default_device()\n    return Plan(lambda x, w: device)\n",
-    )  # fmt: skip
+    )
     planned = catalog.find("torch_cpu/dropped_in").plan(P)
     assert planned.run(None, None) == torch.device("cpu")
 
@@ -125,10 +135,7 @@ def test_backend_says_what_is_missing_in_one_sentence(name):
 
 def test_a_missing_library_is_named_with_its_cure():
     backend = Backend("absent", needs="no_such_library")
-    assert (
-        backend.why_not()
-        == "needs no_such_library, which is not installed: pip install no_such_library"
-    )
+    assert backend.why_not() == "needs no_such_library, which is not installed: pip install no_such_library"
 
 
 @pytest.mark.parametrize(
@@ -143,9 +150,7 @@ def test_a_missing_library_is_named_with_its_cure():
 )
 def test_constants_must_be_literals(drop, line):
     drop("numpy", "dropped_in", f'"""One."""\nTILE = 8\n{line}\n')
-    with pytest.raises(
-        ValueError, match=f"dropped_in.py: {line.split()[0]} must be a literal constant"
-    ):
+    with pytest.raises(ValueError, match=f"dropped_in.py: {line.split()[0]} must be a literal constant"):
         convzoo.names()
 
 
@@ -172,12 +177,7 @@ def test_dtypes_are_refused_without_importing(drop):
 def test_empty_problems_never_reach_plan(drop):
     drop("numpy", "dropped_in", '"""One."""\nraise RuntimeError("imported")\n')
     kernel = catalog.find("numpy/dropped_in")
-    for text in (
-        "n0c3h5w6k4r3s3",
-        "n2c0h5w6k4r3s3-nhwc",
-        "n2c3h5w6k0r3s3-f64",
-        "n2c3h0w6k2r1s3-p1-nobias",
-    ):
+    for text in ("n0c3h5w6k4r3s3", "n2c0h5w6k4r3s3-nhwc", "n2c3h5w6k0r3s3-f64", "n2c3h0w6k2r1s3-p1-nobias"):
         assert examine(kernel, Conv2d.parse(text)).ok
 
 

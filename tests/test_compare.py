@@ -55,10 +55,7 @@ def kernels(tmp_path, monkeypatch):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-r", str(ROOT / name), str(root / name)], check=True)
     folder = root / "kernels" / "convzoo" / "numpy"
-    head = (
-        '"""Planted."""\nimport os, signal, time\nimport numpy as np\n'
-        "from convzoo.plan import Plan, Unsupported\n"
-    )
+    head = '"""Planted."""\nimport os, signal, time\nimport numpy as np\nfrom convzoo.plan import Plan, Unsupported\n'
     bodies = {
         "dies": "os.kill(os.getpid(), signal.SIGKILL)",
         "hangs": "time.sleep(60)",
@@ -68,9 +65,7 @@ def kernels(tmp_path, monkeypatch):
     for name, body in bodies.items():
         code = f"def plan(p):\n    def run(x, weights):\n        {body}\n    return Plan(run)\n"
         (folder / f"{name}.py").write_text(head + code)
-    (folder / "picky.py").write_text(
-        head + "def plan(p):\n    raise Unsupported('needs a full moon')\n"
-    )
+    (folder / "picky.py").write_text(head + "def plan(p):\n    raise Unsupported('needs a full moon')\n")
     # right in the verdict, wrong once it is being timed: only the verdict on timed outputs sees it
     drift = textwrap.dedent("""
         from convzoo.reference import oracle
@@ -112,9 +107,14 @@ def test_each_fault_costs_one_cell_and_has_its_status(kernels, tmp_path):
     run, cells = sweep(tmp_path, names, timeout=4.0)
     status = {kernel.partition("/")[2]: cell.status for (kernel, _), cell in cells.items()}
     assert status == {
-        "dies": "crashed", "hangs": "timeout", "raises": "crashed", "zeros": "wrong",
-        "picky": "unsupported", "drifts": "wrong", "shifted": "ok",
-    }  # fmt: skip
+        "dies": "crashed",
+        "hangs": "timeout",
+        "raises": "crashed",
+        "zeros": "wrong",
+        "picky": "unsupported",
+        "drifts": "wrong",
+        "shifted": "ok",
+    }
     why = {kernel.partition("/")[2]: cell.why for (kernel, _), cell in cells.items()}
     assert "signal 9" in why["dies"] and "planted" in why["raises"] and "full moon" in why["picky"]
     assert "the timed output is wrong" in why["drifts"]
@@ -150,10 +150,7 @@ def test_a_host_that_stays_busy_is_tried_once_until_it_gives_all_again(tmp_path,
     log = record.Record(tmp_path / "r.jsonl", {"suite": 1})
     open_logs.append(log)
     timed = []
-    for looks in (
-        2 * compare.TRIES * compare.BUSY + 2,
-        99,
-    ):  # the fifth cell of the first finds it steady
+    for looks in (2 * compare.TRIES * compare.BUSY + 2, 99):  # the fifth cell of the first finds it steady
         monkeypatch.setattr(compare.ceilings, "Pulse", lambda threads, known, n=looks: Halved(n))
         cells = [compare.Cell("numpy/shifted", x, "packed") for x in resolve(["resnet50"])[:5]]
         run = compare.Sweep(cells, replace(QUICK, rounds=(1, 1)), 1, 0, log, watch=True)
@@ -167,9 +164,7 @@ def test_a_host_that_stays_busy_is_tried_once_until_it_gives_all_again(tmp_path,
 @pytest.mark.parametrize(
     "patience, looks, timed, share", [(0, 0, 1, 1.0), (0, 3, 3, 1.0), (0, 99, 4, 0.5), (60, 3, 1, 1.0)]
 )
-def test_cell_is_timed_again_where_the_host_gave_less(
-    tmp_path, monkeypatch, patience, looks, timed, share
-):
+def test_cell_is_timed_again_where_the_host_gave_less(tmp_path, monkeypatch, patience, looks, timed, share):
     """When the host gives all again, but not for ever; the record says what the time was measured with.
 
     Only the timing is repeated: the kernel is planned once a round, and looked at once, in the first.
@@ -195,11 +190,7 @@ def test_cell_is_timed_again_where_the_host_gave_less(
     later = [planned, *[timing] * (timed - 1 if timed == 4 else 0)]
     assert asks == first + later and pulse.closed
     assert cells[0].rounds[0]["host_share"] == run.summarize(None)[0]["host_share"] == share
-    assert (
-        cells[0].rounds[0]["fingerprint"]
-        and cells[0].rounds[0]["error"]
-        and cells[0].rounds[0]["seconds"]
-    )
+    assert cells[0].rounds[0]["fingerprint"] and cells[0].rounds[0]["error"] and cells[0].rounds[0]["seconds"]
 
 
 def test_a_burst_of_the_pulse_is_long_although_one_call_was_slow(monkeypatch):
@@ -220,9 +211,7 @@ def test_a_burst_of_the_pulse_is_a_millisecond_of_what_is_known(monkeypatch):
     import io
 
     bursts: list[int] = []
-    monkeypatch.setattr(
-        compare.ceilings, "_fma_loop", lambda dtype: (lambda n, out: bursts.append(n), 384)
-    )
+    monkeypatch.setattr(compare.ceilings, "_fma_loop", lambda dtype: (lambda n, out: bursts.append(n), 384))
     monkeypatch.setattr(compare.ceilings, "_round_trips", lambda threads: lambda: 10.0)
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     compare.ceilings._pulse(2, 235.4)
@@ -306,11 +295,19 @@ def test_what_a_record_says_of_a_cell_is_what_its_rounds_say_as_recorded(tmp_pat
 @pytest.mark.parametrize(
     ("value", "kept"),
     [
-        (0.00123456789, 0.00123457), (123456.789, 123457.0), (9.9999996, 10.0), (-1 / 3, -0.333333),
-        (1.5e-300, 1.5e-300), (0.0, 0.0), (2**60 + 1, 2**60 + 1), (True, True), (None, None), ("0.123456789",) * 2,
+        (0.00123456789, 0.00123457),
+        (123456.789, 123457.0),
+        (9.9999996, 10.0),
+        (-1 / 3, -0.333333),
+        (1.5e-300, 1.5e-300),
+        (0.0, 0.0),
+        (2**60 + 1, 2**60 + 1),
+        (True, True),
+        (None, None),
+        ("0.123456789",) * 2,
         ({"a": [1 / 3, (2 / 3,)], "n": 1234567890}, {"a": [0.333333, [0.666667]], "n": 1234567890}),
     ],
-)  # fmt: skip
+)
 def test_a_record_keeps_six_digits_of_floats_alone(value, kept):
     short = record.short(value)
     assert short == kept and type(short) is type(kept)
@@ -321,8 +318,10 @@ def test_a_round_goes_problem_by_problem_in_an_order_of_its_own(tmp_path):
     problems = [layer.problem for layer in resolve(["resnet50"])]
     cells = [
         compare.Cell(f"numpy/k{k}", compare.Layer(f"l{i}", p), scenario)
-        for k in range(5) for i, p in enumerate(problems) for scenario in ("packed", "eager")
-    ]  # fmt: skip
+        for k in range(5)
+        for i, p in enumerate(problems)
+        for scenario in ("packed", "eager")
+    ]
     run = compare.Sweep(cells, QUICK, 1, 7, None)
     orders = [run._shuffled(i, cells) for i in range(3)]
     for order in orders:
@@ -331,10 +330,11 @@ def test_a_round_goes_problem_by_problem_in_an_order_of_its_own(tmp_path):
         assert len(blocks) == len(problems)  # one block a problem, of all its kernels and scenarios
     for what in ("problems", "kernels of the first problem"):
         seen = {
-            tuple(dict.fromkeys(c.layer.problem for c in order)) if what == "problems"
+            tuple(dict.fromkeys(c.layer.problem for c in order))
+            if what == "problems"
             else tuple((c.kernel, c.scenario) for c in order if c.layer.problem == problems[0])
             for order in orders
-        }  # fmt: skip
+        }
         assert len(seen) == 3, f"the {what} come in another order each round"
     assert run._shuffled(1, cells) == orders[1]  # a resumed run goes on as it began
 
@@ -343,13 +343,9 @@ def test_rounds_differ_in_order_and_data(tmp_path):
     run, _ = sweep(tmp_path, ["numpy/shifted", "numpy/windows", "numpy/im2col"], ("tiny",))
     run.record.close()
     rounds = [x for x in record.read(tmp_path / "r.jsonl") if x["kind"] == "round"]
-    orders = [
-        [(x["kernel"], x["problem"]) for x in rounds if x["round"] == i] for i in (0, 1)
-    ]  # fmt: skip
+    orders = [[(x["kernel"], x["problem"]) for x in rounds if x["round"] == i] for i in (0, 1)]
     assert sorted(orders[0]) == sorted(orders[1]) and orders[0] != orders[1]
-    errors = {
-        (x["kernel"], x["problem"], x["round"]): x["error"]["max_error"] for x in rounds
-    }  # fmt: skip
+    errors = {(x["kernel"], x["problem"], x["round"]): x["error"]["max_error"] for x in rounds}
     cell = ("numpy/shifted", rounds[0]["problem"])
     assert errors[(*cell, 0)] != errors[(*cell, 1)], "fresh data each round gives another error"
 
@@ -368,9 +364,20 @@ def test_truncated_record_loses_only_its_last_line(tmp_path):
 
 def test_command_line_exit_codes_and_json(tmp_path):
     done = ask(
-        "compare", "--kernels", "numpy/shifted", "numpy/windows", "--problems", "tiny/square",
-        "--rounds", "2", "--records", str(tmp_path), "--baseline", "numpy/windows", "--json",
-    )  # fmt: skip
+        "compare",
+        "--kernels",
+        "numpy/shifted",
+        "numpy/windows",
+        "--problems",
+        "tiny/square",
+        "--rounds",
+        "2",
+        "--records",
+        str(tmp_path),
+        "--baseline",
+        "numpy/windows",
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["schema"] == "convzoo.compare/1"

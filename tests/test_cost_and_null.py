@@ -38,13 +38,9 @@ def test_ladder_of_a_real_kernel():
 def twins(rng, offset, rounds=8):
     pairs = []
     for _ in range(200):
-        values = [
-            offset * rng.lognormvariate(0, 0.01) / rng.lognormvariate(0, 0.01) for _ in range(rounds)
-        ]
+        values = [offset * rng.lognormvariate(0, 0.01) / rng.lognormvariate(0, 0.01) for _ in range(rounds)]
         low, high, confidence = interval(values)
-        pairs.append(
-            {"low": low, "high": high, "confidence": confidence, "alarm": not low <= 1 <= high}
-        )
+        pairs.append({"low": low, "high": high, "confidence": confidence, "alarm": not low <= 1 <= high})
     return null.summary(pairs, rounds, 2)
 
 

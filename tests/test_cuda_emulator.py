@@ -55,9 +55,7 @@ def test_barrier(build, schedule):
 
 
 def test_a_missing_barrier_shows(build):
-    assert not any(
-        reversed_blocks(build("reverse", schedule=each), barrier=False) for each in SCHEDULES
-    )
+    assert not any(reversed_blocks(build("reverse", schedule=each), barrier=False) for each in SCHEDULES)
 
 
 def test_random_schedules_are_many_and_repeat(build):
@@ -161,10 +159,7 @@ def test_shuffles(build, schedule):
 
 @every_schedule
 def test_mma_is_a_matrix_product(build, schedule):
-    a, b, d = (
-        copied(RNG.integers(-1024, 1024, shape).astype("float32"))
-        for shape in ((16, 8), (8, 8), (16, 8))
-    )
+    a, b, d = (copied(RNG.integers(-1024, 1024, shape).astype("float32")) for shape in ((16, 8), (8, 8), (16, 8)))
     expected = a @ b + d
     build("multiply", schedule=schedule)((1,), (32,), (a, b, d, np.int32(0)))
     assert np.array_equal(d, expected)
@@ -240,9 +235,7 @@ def test_address_sanitizer_sees_one_element_too_many(build, where):
 def test_a_sanitizer_that_does_not_run_here_is_a_skip(build_folder, monkeypatch):
     monkeypatch.setitem(cuda_emulator.SANITIZERS, "thread", ("-fsanitize=thread", "-lno-such-library"))
     cuda_emulator.how_to_run.cache_clear()
-    with pytest.raises(
-        pytest.skip.Exception, match=r"needs g\+\+ with a thread sanitizer.*no-such-library"
-    ):
+    with pytest.raises(pytest.skip.Exception, match=r"needs g\+\+ with a thread sanitizer.*no-such-library"):
         Emulator(build_folder, "thread")
     cuda_emulator.how_to_run.cache_clear()
 

@@ -88,12 +88,7 @@ def test_is_right_in_small_pieces(kernel, p, monkeypatch):
         expect_right(kernel, p)
 
 
-WORKSPACES = (
-    "n2c16h40w40k24r3s3-p1",
-    "n4c16h20w20k24r3s3-p1-nhwc",
-    "n2c16h41w40k24r3s3-st2-g2",
-    "n3c32h33w33k16r1s1",
-)
+WORKSPACES = ("n2c16h40w40k24r3s3-p1", "n4c16h20w20k24r3s3-p1-nhwc", "n2c16h41w40k24r3s3-st2-g2", "n3c32h33w33k16r1s1")
 
 
 @pytest.mark.parametrize("text", WORKSPACES)

@@ -60,9 +60,7 @@ def test_parts_add_up_to_the_layer(layer):
     assert layer.maps.shape == (4, 3, 124, 124) and layer.sums.dtype == np.float32
     assert np.abs(layer.sums - want).mean() < decompose.TOLERANCE
     assert np.abs(layer.whole[0] - want).mean() < decompose.TOLERANCE
-    alone = oracle(
-        convzoo.Conv2d(1, 1, 128, 128, 1, 5, 5, bias=False), layer.x[:, 1:2], layer.w[2:3, 1:2], None
-    )
+    alone = oracle(convzoo.Conv2d(1, 1, 128, 128, 1, 5, 5, bias=False), layer.x[:, 1:2], layer.w[2:3, 1:2], None)
     assert np.abs(layer.maps[2, 1] - alone[0, 0]).max() < 1e-6
 
 
@@ -80,8 +78,7 @@ def test_pictures_of_any_size(tmp_path, size):
 
 
 @pytest.mark.parametrize(
-    ("mode", "name"),
-    [("L", "a.png"), ("1", "a.png"), ("P", "a.gif"), ("CMYK", "a.jpg"), ("YCbCr", "a.jpg")],
+    ("mode", "name"), [("L", "a.png"), ("1", "a.png"), ("P", "a.gif"), ("CMYK", "a.jpg"), ("YCbCr", "a.jpg")]
 )
 def test_pictures_of_any_mode(tmp_path, mode, name):
     gradient = np.repeat(grey_ramp(140, 140, 255).astype(np.uint8)[..., None], 3, axis=2)
@@ -127,12 +124,7 @@ def test_files_that_are_no_pictures(tmp_path):
     text, cut = tmp_path / "a.png", tmp_path / "b.png"
     text.write_text("no picture")
     cut.write_bytes(saved(tmp_path, np.zeros((90, 90, 3), np.uint8), name="c.png").read_bytes()[:60])
-    for path, words in (
-        (text, "not a picture"),
-        (cut, "b.png"),
-        (tmp_path, "directory"),
-        (tmp_path / "d", "no such"),
-    ):
+    for path, words in ((text, "not a picture"), (cut, "b.png"), (tmp_path, "directory"), (tmp_path / "d", "no such")):
         with pytest.raises(Unreadable, match=words):
             decompose.photograph(path)
 

@@ -72,9 +72,6 @@ def test_a_filter_for_each_channel_is_needed():
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_another_shape_needs_no_compilation(layout):
     kernel = convzoo.load(NAME)
-    shapes = [
-        Conv2d(9, 8 * i, 7 * i, 60 + i, 8 * i, 3, 3, padding=1, groups=8 * i, layout=layout)
-        for i in (1, 2, 3)
-    ]
+    shapes = [Conv2d(9, 8 * i, 7 * i, 60 + i, 8 * i, 3, 3, padding=1, groups=8 * i, layout=layout) for i in (1, 2, 3)]
     codes = {kernel.plan(p).code for p in shapes}
     assert len(codes) == 1

@@ -22,9 +22,7 @@ LITERALS = {
     "ACCURACY": lambda value: value in ACCURACIES,
     "MAX_FLOPS": lambda value: value is None or (isinstance(value, (int, float)) and value > 0),
     "DTYPES": lambda value: (
-        isinstance(value, tuple)
-        and len(value) > 0
-        and set(value) <= {*DEFAULTS["DTYPES"], "float16", "bfloat16"}
+        isinstance(value, tuple) and len(value) > 0 and set(value) <= {*DEFAULTS["DTYPES"], "float16", "bfloat16"}
     ),
 }
 
@@ -79,9 +77,11 @@ def _constants(tree: ast.Module):
     """The catalog reads them without importing the file: one plain literal each, at the top level."""
     for node in ast.walk(tree):
         targets = {
-            ast.Assign: lambda n: n.targets, ast.AnnAssign: lambda n: [n.target],
-            ast.AugAssign: lambda n: [n.target], ast.NamedExpr: lambda n: [n.target],
-        }.get(type(node), lambda n: [])(node)  # fmt: skip
+            ast.Assign: lambda n: n.targets,
+            ast.AnnAssign: lambda n: [n.target],
+            ast.AugAssign: lambda n: [n.target],
+            ast.NamedExpr: lambda n: [n.target],
+        }.get(type(node), lambda n: [])(node)
         for name in [t.id for target in targets for t in ast.walk(target) if isinstance(t, ast.Name)]:
             if name not in LITERALS:
                 continue
@@ -169,9 +169,7 @@ BAD = {
     "must be indented": ("         two lines.", "    two lines."),
     "lacks Cost": ("Cost     FLOP   2\n            deeper lines are fine\n", ""),
     "lacks Source": ("Source   own\n", ""),
-    "Shapes must stand before Threads": (
-        "Shapes   x[N,C,H,W]\nThreads  none", "Threads  none\nShapes   x[N,C,H,W]",
-    ),
+    "Shapes must stand before Threads": ("Shapes   x[N,C,H,W]\nThreads  none", "Threads  none\nShapes   x[N,C,H,W]"),
     "Limits stands twice": ("Limits   none", "Limits   none\nLimits   more"),
     "literal constant": ('ACCURACY = "elementwise"', "ACCURACY = str()"),
     "must not be 'sloppy'": ('"elementwise"', '"sloppy"'),
@@ -184,7 +182,7 @@ BAD = {
     "plan must be the last": ("def plan(p):", "def plans(p):"),
     "plan must take p alone": ("def plan(p):", "def plan(p, q):"),
     "imports must follow": ("TILE = 8 * 2", "TILE = 8 * 2\nimport math"),
-}  # fmt: skip
+}
 
 
 def test_good_file_has_no_faults():

@@ -23,9 +23,13 @@ P = Conv2d.parse("n1c4h12w12k4r3s3-p1")
 def ask(*command, **environment):
     paths = {"PYTHONPATH": f"{ROOT / 'kernels'}{os.pathsep}{ROOT}"}
     return subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=os.environ | paths | environment,
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=os.environ | paths | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def of_code(*functions):
@@ -171,9 +175,16 @@ def test_counts_of_an_assembly_text():
     found = read_assembly(X86)
     assert found.pop("asm_hash")
     assert found == {
-        "fma_512": 2, "fma_256": 0, "fma_128": 0, "fma_scalar": 1, "unfused_vector": 1,
-        "unfused_scalar": 1, "spills": 2, "calls": 0, "vector_bits": 512,
-    }  # fmt: skip
+        "fma_512": 2,
+        "fma_256": 0,
+        "fma_128": 0,
+        "fma_scalar": 1,
+        "unfused_vector": 1,
+        "unfused_scalar": 1,
+        "spills": 2,
+        "calls": 0,
+        "vector_bits": 512,
+    }
     framed = X86.replace("\tvmovups\t%zmm9", "\tpushq\t%rbp\n\tmovq\t%rsp, %rbp\n\tvmovups\t%zmm9")
     assert read_assembly(framed)["spills"] == 3, "with a frame, (%rbp) is the stack as well"
 
@@ -241,8 +252,10 @@ MKL_VERBOSE SGEMM(N,N,144,4,36,0x7ffd532e4990) 4.01ms CNR:OFF
 
 def test_verbose_lines_are_read():
     assert read_verbose(VERBOSE) == {
-        "onednn": "brg_conv_fwd:avx512_core, inner_product gemm:jit", "reorders": 1, "mkl": "2 SGEMM",
-    }  # fmt: skip
+        "onednn": "brg_conv_fwd:avx512_core, inner_product gemm:jit",
+        "reorders": 1,
+        "mkl": "2 SGEMM",
+    }
     assert read_verbose("") == {"onednn": "not used"}
 
 
@@ -263,18 +276,34 @@ def test_sass_is_counted():
     found = read_sass(SASS)
     assert found.pop("sass_hash") != read_sass(SASS.replace("FFMA", "FADD"))["sass_hash"]
     assert found == {
-        "ffma": 1, "dfma": 0, "mma": 1, "hgmma": 0, "ldg_128": 1, "ldg": 1, "lds_128": 1, "lds_64": 0,
-        "lds": 1, "ldsm": 0, "sts_128": 0, "sts": 0, "ldgsts_128": 1, "ldgsts": 1, "spills": 1, "bar": 1,
+        "ffma": 1,
+        "dfma": 0,
+        "mma": 1,
+        "hgmma": 0,
+        "ldg_128": 1,
+        "ldg": 1,
+        "lds_128": 1,
+        "lds_64": 0,
+        "lds": 1,
+        "ldsm": 0,
+        "sts_128": 0,
+        "sts": 0,
+        "ldgsts_128": 1,
+        "ldgsts": 1,
+        "spills": 1,
+        "bar": 1,
         "instructions": 8,
-    }  # fmt: skip
+    }
 
 
 def test_cuda_functions_are_asked():
     """No GPU here: objects with the attributes that Numba's dispatchers and CuPy's functions document."""
     numba_function = SimpleNamespace(
-        get_regs_per_thread=lambda: {("f32",): 64}, get_local_mem_per_thread=lambda: {("f32",): 0},
-        get_shared_mem_per_block=lambda: 4096, inspect_sass=lambda: {("f32",): SASS},
-    )  # fmt: skip
+        get_regs_per_thread=lambda: {("f32",): 64},
+        get_local_mem_per_thread=lambda: {("f32",): 0},
+        get_shared_mem_per_block=lambda: 4096,
+        inspect_sass=lambda: {("f32",): SASS},
+    )
     plan = Plan(lambda x, w: x, code=(numba_function, object()))
     found = fingerprint(find("numba_cuda/naive"), plan, P)
     assert (found["registers"], found["local_bytes"], found["shared_bytes"]) == (64, 0, 4096)
@@ -361,13 +390,7 @@ def test_prose_has_no_value_and_stays_as_it_is(prose):
 
 
 def test_costs_of_the_kernels_that_are_here():
-    for name in (
-        "python/naive",
-        "numpy/per_channel",
-        "numba/naive",
-        "numba_cuda/naive",
-        "cupy/raw_naive",
-    ):
+    for name in ("python/naive", "numpy/per_channel", "numba/naive", "numba_cuda/naive", "cupy/raw_naive"):
         found = formula.costs(find(name).doc, Q)
         assert found["FLOP"].value == Q.flops and found["bytes"].value > 0, name
     assert formula.costs("No cost here.", Q) == {}

@@ -29,16 +29,31 @@ KERNELS = ("numpy/shifted", "numpy/windows", "numba/direct", "python/naive")
 PROBLEMS = ("n1c4h12w12k4r3s3-p1", "n1c3h11w13k5r3s2-st2x1-p1_0_2_1")
 BACKENDS = {
     name: {"usable": True, "why_not": None, "about": {name: "1.0"}} for name in ("numpy", "numba", "python")
-} | {"cupy": {"usable": False, "why_not": "needs a GPU"}}  # fmt: skip
+} | {"cupy": {"usable": False, "why_not": "needs a GPU"}}
 ABOUT = {
-    "machine": "box-a", "suite": record.SUITE, "commit": "c" * 40, "dirty": False, "root": "/r", "node": "n",
-    "hardware": {"python": "3.12"}, "backends": BACKENDS,
-}  # fmt: skip
+    "machine": "box-a",
+    "suite": record.SUITE,
+    "commit": "c" * 40,
+    "dirty": False,
+    "root": "/r",
+    "node": "n",
+    "hardware": {"python": "3.12"},
+    "backends": BACKENDS,
+}
 ASKED = {
-    "machine": "box-a", "kernels": list(KERNELS), "problems": [[p, p, 1] for p in PROBLEMS], "networks": {},
-    "scenarios": ["packed"], "preset": "quick", "seed": 0, "threads": 2, "suite": record.SUITE,
-    "sampling": {"effort": {}, "rounds": [2, 2], "seconds": 75.0}, "commit": "c" * 40, "dirty": False,
-}  # fmt: skip
+    "machine": "box-a",
+    "kernels": list(KERNELS),
+    "problems": [[p, p, 1] for p in PROBLEMS],
+    "networks": {},
+    "scenarios": ["packed"],
+    "preset": "quick",
+    "seed": 0,
+    "threads": 2,
+    "suite": record.SUITE,
+    "sampling": {"effort": {}, "rounds": [2, 2], "seconds": 75.0},
+    "commit": "c" * 40,
+    "dirty": False,
+}
 
 
 def host(**declared):
@@ -80,11 +95,24 @@ def test_hosts_of_one_class_have_the_same_versions():
 
 
 def round_line(kernel, problem, i):
-    return json.dumps({
-        "kind": "round", "round": i, "kernel": kernel, "problem": problem, "scenario": "packed", "status": "ok",
-        "seconds": 1e-3 + 1e-5 * i, "error": {"score": 1.0}, "accuracy": "elementwise", "algorithm": "direct",
-        "workspace": 0, "plan_seconds": 0.1, "pack_seconds": 0.1, "wall_seconds": 2.0,
-    })  # fmt: skip
+    return json.dumps(
+        {
+            "kind": "round",
+            "round": i,
+            "kernel": kernel,
+            "problem": problem,
+            "scenario": "packed",
+            "status": "ok",
+            "seconds": 1e-3 + 1e-5 * i,
+            "error": {"score": 1.0},
+            "accuracy": "elementwise",
+            "algorithm": "direct",
+            "workspace": 0,
+            "plan_seconds": 0.1,
+            "pack_seconds": 0.1,
+            "wall_seconds": 2.0,
+        }
+    )
 
 
 def begin_lines(piece):
@@ -105,9 +133,7 @@ def test_slices_are_whole_problems_and_each_cell_is_given_once(tmp_path):
     pieces = [first]
     while piece := take(share):
         pieces.append(piece)
-    given = Counter(
-        (k, str(x.problem)) for piece in pieces for x in piece.layers for k in piece.kernels
-    )
+    given = Counter((k, str(x.problem)) for piece in pieces for x in piece.layers for k in piece.kernels)
     assert given == Counter({(k, p): 1 for k in KERNELS for p in PROBLEMS})
 
 
@@ -126,17 +152,13 @@ def test_lines_arrive_once_whatever_the_network_does(tmp_path):
     piece = take(share)
     problem = str(piece.layers[0].problem)
     lines = begin_lines(piece) + [round_line(k, problem, i) for i in range(2) for k in KERNELS]
-    lines.append(
-        json.dumps({"kind": "end", "status": "complete", "libraries": {"numpy": {"numpy": "1"}}})
-    )
+    lines.append(json.dumps({"kind": "end", "status": "complete", "libraries": {"numpy": {"numpy": "1"}}}))
     assert share.receive(piece, 0, lines[:4]) == 3
     assert share.receive(piece, 6, lines[6:8]) == 0  # two were lost on the way
     assert share.receive(piece, 2, lines[2:5]) == 1  # two of these are known
     assert share.receive(piece, 0, lines) == 4 and piece.complete
     found = [x for x in record.read(share.log.path) if x["kind"] == "round"]
-    assert Counter((x["kernel"], x["round"]) for x in found) == Counter(
-        (k, i) for k in KERNELS for i in range(2)
-    )
+    assert Counter((x["kernel"], x["round"]) for x in found) == Counter((k, i) for k in KERNELS for i in range(2))
     share.close("numpy/shifted", False, lambda kernel: None)
     header, *rest = record.read(share.log.path)
     assert header["kernels"] == list(KERNELS) and header["hardware"] == {"cpu": "x"}
@@ -254,9 +276,7 @@ def scripted(monkeypatch, tmp_path):
         (tmp_path / "s.py").write_text(SCRIPT)
         monkeypatch.setenv("LINES", str(lines))
         monkeypatch.setenv("AFTER", str(after))
-        monkeypatch.setattr(
-            on_host, "_command", lambda *a: [sys.executable, str(tmp_path / "s.py"), *a]
-        )
+        monkeypatch.setattr(on_host, "_command", lambda *a: [sys.executable, str(tmp_path / "s.py"), *a])
 
     return ready
 
@@ -287,18 +307,14 @@ def test_plan_adds_up_recorded_seconds(tmp_path):
         line = json.loads(round_line(kernel, PROBLEMS[0], 0))
         log.add(line | {"wall_seconds": seconds})
     log.add({"kind": "skip", "kernel": "python/naive", "problem": PROBLEMS[0], "status": "unsupported"})
-    log.add(
-        {"kind": "end", "libraries": {}, "import_seconds": {"numpy": 0.25, "numba": 0.75, "cupy": 9.0}}
-    )
+    log.add({"kind": "end", "libraries": {}, "import_seconds": {"numpy": 0.25, "numba": 0.75, "cupy": 9.0}})
     log.close()
     durations = plan.Durations([tmp_path / "r.jsonl", tmp_path / "none.jsonl"])
     assert durations.round_seconds("box-a", "numba/direct", PROBLEMS[0]) == 4.0
     assert durations.round_seconds("box-b", "numba/direct", PROBLEMS[0]) == 4.0  # from another machine
     assert durations.round_seconds("box-a", "numpy/fft", PROBLEMS[0]) == 1.5  # of its backend
     assert durations.round_seconds("box-a", "python/naive", PROBLEMS[0]) == 0.0  # refuses it
-    assert durations.known("python/naive", PROBLEMS[0]) and not durations.known(
-        "numpy/fft", PROBLEMS[0]
-    )
+    assert durations.known("python/naive", PROBLEMS[0]) and not durations.known("numpy/fft", PROBLEMS[0])
     quick = PRESETS["quick"]  # 3 to 6 rounds, within 75 s
     assert plan.slice_seconds(1.0, quick) == 6 and plan.slice_seconds(20.0, quick) == 60
     assert plan.slice_seconds(40.0, quick) == 120
@@ -306,10 +322,7 @@ def test_plan_adds_up_recorded_seconds(tmp_path):
     share = Share({**ASKED, "problems": [[PROBLEMS[0]] * 2 + [1]]}, tmp_path)
     run = SimpleNamespace(shares={"box-a": share}, hosts={h.address: h for h in two})
     found = plan.plan(run, durations, quick)
-    assert [(r["slices"], r["cells"], r["seconds"]) for r in found["hosts"]] == [
-        (1, 4, 48.0),
-        (0, 0, 0.0),
-    ]
+    assert [(r["slices"], r["cells"], r["seconds"]) for r in found["hosts"]] == [(1, 4, 48.0), (0, 0, 0.0)]
     assert (found["seconds"], found["cells"], found["known"], found["left"]) == (48.0, 4, 4, 0)
 
 
@@ -320,9 +333,13 @@ def begin(root, *arguments, module="benchmarks"):
     environment = os.environ | {"PYTHONPATH": f"{root / 'kernels'}{os.pathsep}{root}"}
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
 
 
 class Cluster:
@@ -342,11 +359,24 @@ class Cluster:
         """A worker for each of the declared resources; on Linux loopback has addresses enough for boxes."""
         begun = []
         for i, resources in enumerate(declared or ["slot=1"]):
-            begun.append(begin(
-                self.root, "worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard",
-                "--host", f"127.0.0.{i + 1}" if boxes and sys.platform == "linux" else "127.0.0.1",
-                "--memory-limit", "0", "--resources", resources, module="dask",
-            ))  # fmt: skip
+            begun.append(
+                begin(
+                    self.root,
+                    "worker",
+                    self.address,
+                    "--nthreads",
+                    "1",
+                    "--no-nanny",
+                    "--no-dashboard",
+                    "--host",
+                    f"127.0.0.{i + 1}" if boxes and sys.platform == "linux" else "127.0.0.1",
+                    "--memory-limit",
+                    "0",
+                    "--resources",
+                    resources,
+                    module="dask",
+                )
+            )
         for worker in begun:
             for line in worker.stderr:
                 if "Registered to" in line:
@@ -372,7 +402,7 @@ def tree(clean_tree, tmp_path_factory):
     rates = {"read_gb_per_s": {n: high for n in shares}, "copy_gb_per_s": {n: high for n in shares}}
     machine_file.save(
         hardware.machine_name(), root / "reports" / "machines", ceilings={"fma_gflops_per_s": shares, **rates}
-    )  # fmt: skip
+    )
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     for command in (["add", "-A"], ["commit", "-qm", "hurried"]):
         subprocess.run([*git, *command], cwd=root, check=True)
@@ -397,9 +427,7 @@ def sweep(cluster, folder, *arguments):
 
 def measured(path):
     """How often each round of each cell stands in a record."""
-    return Counter(
-        (x["kernel"], x["problem"], x["round"]) for x in record.read(path) if x["kind"] == "round"
-    )
+    return Counter((x["kernel"], x["problem"], x["round"]) for x in record.read(path) if x["kind"] == "round")
 
 
 WHOLE = Counter((k, p, i) for k in CHEAP for p in PROBLEMS for i in range(2))
@@ -441,9 +469,7 @@ def test_every_cell_once_on_a_host_that_could_run_it(cluster, tmp_path):
     for piece in found["slices"]:
         backends = {k.partition("/")[0] for k in piece["kernels"]}
         assert backends <= declared[piece["host"]] or "cpu" in declared[piece["host"]]
-    given = Counter(
-        (k, q) for piece in found["slices"] for k in piece["kernels"] for q in piece["problems"]
-    )
+    given = Counter((k, q) for piece in found["slices"] for k in piece["kernels"] for q in piece["problems"])
     assert given == Counter({(k, q): 1 for k in CHEAP for q in PROBLEMS})
     alone = begin(cluster.root, "compare", *ARGUMENTS, "--records", tmp_path / "alone", "-q")
     alone.communicate(timeout=200)
@@ -480,9 +506,7 @@ def killed(cluster, folder, rng, victim, path=None, within=8):
     told = path.read_bytes() if path else b""
     out, err = run.communicate(timeout=900)
     assert "Traceback" not in err, err
-    assert path.read_bytes().startswith(told.rpartition(b"\n")[0]) and told.startswith(
-        before.rpartition(b"\n")[0]
-    )
+    assert path.read_bytes().startswith(told.rpartition(b"\n")[0]) and told.startswith(before.rpartition(b"\n")[0])
     assert max(measured(path).values(), default=1) == 1
     if victim == "coordinator":
         assert none_left(cluster.root), "a host went on measuring for nobody"
@@ -516,9 +540,7 @@ def test_twenty_kills(cluster, tmp_path, request):
         victim = rng.choice(("worker", "coordinator"))
         path = killed(cluster, tmp_path / str(finished), rng, victim, path)
         kills[victim] += 1
-        print(
-            f"{victim} killed with {sum(measured(path).values())} of {sum(WHOLE.values())} rounds recorded"
-        )
+        print(f"{victim} killed with {sum(measured(path).values())} of {sum(WHOLE.values())} rounds recorded")
         for worker in [w for w in cluster.workers if w.poll() is not None]:
             worker.communicate()
             cluster.workers.remove(worker)
@@ -582,8 +604,11 @@ def test_hosts_through_ssh(tree, tmp_path, monkeypatch):
     (tmp_path / "server.py").write_text(SSH_SERVER)
     server = subprocess.Popen(
         [sys.executable, tmp_path / "server.py"],
-        cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
         port, *key = server.stdout.readline().split()
         (tmp_path / ".ssh").mkdir()
@@ -603,14 +628,10 @@ def test_hosts_through_ssh(tree, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_encrypted_as_the_readme_says(tree, tmp_path, monkeypatch):
     """A scheduler that demands TLS serves who has a certificate, and nobody else."""
-    distributed = pytest.importorskip(
-        "distributed", reason="needs distributed: pip install 'convzoo[fleet]'"
-    )
+    distributed = pytest.importorskip("distributed", reason="needs distributed: pip install 'convzoo[fleet]'")
     pytest.importorskip("cryptography", reason="needs cryptography: pip install 'convzoo[fleet]'")
     made = distributed.Security.temporary()
-    for name, text in (
-        ("ca", made.tls_ca_file), ("cert", made.tls_scheduler_cert), ("key", made.tls_scheduler_key),
-    ):  # fmt: skip
+    for name, text in (("ca", made.tls_ca_file), ("cert", made.tls_scheduler_cert), ("key", made.tls_scheduler_key)):
         (tmp_path / f"{name}.pem").write_text(text)
     begun = "DASK_DISTRIBUTED__COMM__"
     monkeypatch.setenv(f"{begun}REQUIRE_ENCRYPTION", "true")

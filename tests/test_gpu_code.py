@@ -84,9 +84,8 @@ def test_rows_are_flat_and_explained(table):
 
 def test_page_is_the_table_s():
     done = subprocess.run(
-        [sys.executable, "-m", "reports", "gpu-code", "--check"],
-        cwd=REPOSITORY, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "reports", "gpu-code", "--check"], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -106,10 +105,7 @@ def test_page_names_predictions_as_such(table):
         ({"spill_bytes": 16}, "spills: 16 bytes"),
         ({"spills": 2}, "spills: 0 bytes, 2 instructions"),
         ({"local_bytes": 64}, "keeps 64 bytes of a thread in local memory"),
-        (
-            {"blocks_per_sm": 0, "limited_by": "shared memory"},
-            "fits on no multiprocessor: shared memory",
-        ),
+        ({"blocks_per_sm": 0, "limited_by": "shared memory"}, "fits on no multiprocessor: shared memory"),
     ],
 )
 def test_a_row_that_breaks_a_rule_is_named(table, change, says):
@@ -208,14 +204,7 @@ def test_occupancy_is_nvidia_s(compilers, tmp_path):
         pytest.skip("needs g++ to compile NVIDIA's own calculator")
     (tmp_path / "oracle.cpp").write_text(ORACLE)
     include = gpu_code.nvidia_folder() / "include"
-    command = [
-        "g++",
-        "-w",
-        f"-I{include}",
-        str(tmp_path / "oracle.cpp"),
-        "-o",
-        str(tmp_path / "oracle"),
-    ]
+    command = ["g++", "-w", f"-I{include}", str(tmp_path / "oracle.cpp"), "-o", str(tmp_path / "oracle")]
     subprocess.run(command, check=True)
     cases = [
         (arch, registers, threads, shared)
@@ -308,9 +297,7 @@ def planted(drop, index="uint32", options="launch_bounds=(256, 2)"):
     kernel = find("numba_cuda/planted")
     rows, refused = gpu_code.rows(kernel.name)
     assert not refused
-    return rows, list(
-        gpu_code.faults({"rows": rows, "claims": {kernel.name: gpu_code.claims(kernel.doc)}})
-    )
+    return rows, list(gpu_code.faults({"rows": rows, "claims": {kernel.name: gpu_code.claims(kernel.doc)}}))
 
 
 @pytest.fixture
@@ -338,9 +325,7 @@ def test_signed_indices_that_lose_vector_loads_are_seen(compilers, one_problem, 
 @pytest.mark.parametrize("options", ["launch_bounds=(256, 5)", "max_registers=48"])
 def test_spilled_registers_are_seen(compilers, one_problem, drop, options):
     _, found = planted(drop, options=options)
-    assert any(
-        re.search(r"planted: convolve on .* for sm_90 spills: [1-9]\d* bytes", text) for text in found
-    )
+    assert any(re.search(r"planted: convolve on .* for sm_90 spills: [1-9]\d* bytes", text) for text in found)
 
 
 SPILLING = """
@@ -389,27 +374,18 @@ def test_cuda_cpp_is_compiled_and_its_spills_are_seen(compilers, one_problem, dr
 def test_every_source_in_cpp_has_its_rows(table):
     """A kernel may leave RawModule to a building block; each launch has a stand-in of its own."""
     home = find("cupy/raw_naive").path.parent
-    with_source = {
-        f"cupy/{path.stem}" for path in home.glob("*.py") if path.with_suffix(".cu").exists()
-    }
+    with_source = {f"cupy/{path.stem}" for path in home.glob("*.py") if path.with_suffix(".cu").exists()}
     assert with_source <= set(table["sources"]), CURE
 
 
 def test_each_problem_has_the_launches_that_the_first_had():
-    found = [
-        gpu_launches.launches(find("cupy/wgmma_3xtf32"), Conv2d.parse(gpu_code.REFERENCE), (9, 0))
-        for _ in "12"
-    ]
+    found = [gpu_launches.launches(find("cupy/wgmma_3xtf32"), Conv2d.parse(gpu_code.REFERENCE), (9, 0)) for _ in "12"]
     names = [[launch.function.name for launch in each] for each in found]
     assert names[0] == names[1] == ["channels_last", "wgmma_3xtf32"]
 
 
 def test_cpp_that_does_not_compile_is_told_with_the_compiler_s_words(compilers, one_problem, drop):
-    drop(
-        "cupy",
-        "planted",
-        RAW.lstrip().replace("SOURCE", repr(SPILLING.replace("a[i] * a", "c[i] * a"))),
-    )
+    drop("cupy", "planted", RAW.lstrip().replace("SOURCE", repr(SPILLING.replace("a[i] * a", "c[i] * a"))))
     with pytest.raises(RuntimeError, match='identifier "c" is undefined'):
         gpu_code.rows("cupy/planted")
 

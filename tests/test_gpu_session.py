@@ -13,9 +13,7 @@ def test_steps_fail_on_skips_and_name_the_three_gpu_backends(tmp_path):
     found = {s.name: s for s in gpu.steps(tmp_path, "/bin/compute-sanitizer")}
     tests = found["tests"].command
     assert tests[tests.index("--require") + 1] == "numba_cuda,cupy,torch_cuda"
-    assert (
-        found["memcheck"].command[0] == "/bin/compute-sanitizer" and found["memcheck"].why_not is None
-    )
+    assert found["memcheck"].command[0] == "/bin/compute-sanitizer" and found["memcheck"].why_not is None
     assert gpu.steps(tmp_path, None)[2].why_not == "compute-sanitizer is not on the PATH"
     for step in ("layers", "resnet50", "host"):
         assert str(tmp_path / "records") in found[step].command

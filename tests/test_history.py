@@ -30,45 +30,49 @@ def write(results, machine, values, version="1", env="existing-py"):
     for i, commit in enumerate(COMMITS):
         filed = Results(params, {}, commit, 1_700_000_000_000 + 60_000 * i, "3.11", env, {})
         rows = [
-            [level(i) * (1 + 0.005 * rng.random()) for _ in range(8)] if level(i) else None
-            for level in values.values()
+            [level(i) * (1 + 0.005 * rng.random()) for _ in range(8)] if level(i) else None for level in values.values()
         ]
         benchmark = {
-            "name": "bench_conv2d.kernel_packed", "type": "time",
+            "name": "bench_conv2d.kernel_packed",
+            "type": "time",
             "params": [[repr(k) for k in values], [repr(PROBLEM)]],
             "version": version if isinstance(version, str) else version(i),
-        }  # fmt: skip
+        }
         result = BenchmarkResult(
-            result=[bool(r) or None for r in rows], samples=rows, number=[1 if r else None for r in rows],
-            errcode=0, stderr="", profile=None,
-        )  # fmt: skip
+            result=[bool(r) or None for r in rows],
+            samples=rows,
+            number=[1 if r else None for r in rows],
+            errcode=0,
+            stderr="",
+            profile=None,
+        )
         filed.add_result(benchmark, result, record_samples=True)
         filed.save(str(results))
 
 
 @pytest.fixture
 def results(tmp_path):
-    write(tmp_path, "box", {
-        "numba/direct": lambda i: 1e-3 if i < 14 else 1.4e-3,
-        "numpy/im2col": lambda i: 2e-3,
-        "numpy/fft": lambda i: None if i in (9, 10) else 4e-3 if i < 11 else 3e-3,
-        "cupy/im2col": lambda i: None,
-    })  # fmt: skip
+    write(
+        tmp_path,
+        "box",
+        {
+            "numba/direct": lambda i: 1e-3 if i < 14 else 1.4e-3,
+            "numpy/im2col": lambda i: 2e-3,
+            "numpy/fft": lambda i: None if i in (9, 10) else 4e-3 if i < 11 else 3e-3,
+            "cupy/im2col": lambda i: None,
+        },
+    )
     return tmp_path
 
 
 def test_steps_are_named_by_commit_cell_and_size(results):
     every = history.series(results)
-    assert {one.cell for one in every} == {
-        f"{k}, {PROBLEM}" for k in ("numba/direct", "numpy/im2col", "numpy/fft")
-    }
+    assert {one.cell for one in every} == {f"{k}, {PROBLEM}" for k in ("numba/direct", "numpy/im2col", "numpy/fft")}
     found = {step.series.cell: step for step in history.steps(every, 0.02)}
     assert set(found) == {f"numba/direct, {PROBLEM}", f"numpy/fft, {PROBLEM}"}
     slower = found[f"numba/direct, {PROBLEM}"]
     assert (slower.last_before, slower.first_after) == (COMMITS[13], COMMITS[14])
-    assert slower.ratio == pytest.approx(1.4, rel=0.02) and slower.before == pytest.approx(
-        1e-3, rel=0.02
-    )
+    assert slower.ratio == pytest.approx(1.4, rel=0.02) and slower.before == pytest.approx(1e-3, rel=0.02)
     faster = found[f"numpy/fft, {PROBLEM}"]
     assert (faster.last_before, faster.first_after) == (COMMITS[8], COMMITS[11])
     assert faster.ratio == pytest.approx(0.75, rel=0.02)
@@ -94,9 +98,13 @@ def test_order_is_gits_where_git_knows_the_commits(monkeypatch, results):
 def ask(*arguments):
     environment = os.environ | {"PYTHONPATH": str(ROOT / "kernels")}
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks", "history", *arguments], cwd=ROOT, env=environment,
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-m", "benchmarks", "history", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def test_command_line(results, tmp_path):

@@ -21,30 +21,86 @@ pytest.importorskip("matplotlib", reason="the figures need matplotlib: pip insta
 
 EVIL = "</script><script>window.pwned=1</script><img src=x onerror='window.pwned=2'>\"'`{{7*7}}<!-- /results -->|"
 NAMES = (
-    "", EVIL, "NaN", "1e5", "\u202e\u2066abc\u2069", "\ud800", "\x00\x07", "e\u0301" * 50, "👩‍👩‍👧‍👦" * 20,
-    "x" * 5000, "\u2028\u2029", "__proto__", "constructor", "toString", "../../etc/passwd",
-    "=cmd|' /C calc'!A0", "a/b", "/", 
-    "n1c999999999999h999999999999w9k9r1s1", "n1c1h1w1k1r1s1-f64", "9999-12-31T23:59:59+23:59", "$(reboot)",
-)  # fmt: skip
+    "",
+    EVIL,
+    "NaN",
+    "1e5",
+    "\u202e\u2066abc\u2069",
+    "\ud800",
+    "\x00\x07",
+    "e\u0301" * 50,
+    "👩‍👩‍👧‍👦" * 20,
+    "x" * 5000,
+    "\u2028\u2029",
+    "__proto__",
+    "constructor",
+    "toString",
+    "../../etc/passwd",
+    "=cmd|' /C calc'!A0",
+    "a/b",
+    "/",
+    "n1c999999999999h999999999999w9k9r1s1",
+    "n1c1h1w1k1r1s1-f64",
+    "9999-12-31T23:59:59+23:59",
+    "$(reboot)",
+)
 VALUES = (
-    None, True, 0, -0.0, -1, 1e-320, 1e308, float("nan"), float("inf"), float("-inf"), 10**400, 2**63, 1e17, [], {},
-    [[]], [None] * 5, {"a": {"b": {"c": {"d": {}}}}}, {"__proto__": {"x": 1}}, {"": ""}, {"n": EVIL},
-    [["a", "n1c4h12w12k4r3s3-p1", 1]], ["packed", "eager"],
-)  # fmt: skip
+    None,
+    True,
+    0,
+    -0.0,
+    -1,
+    1e-320,
+    1e308,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    10**400,
+    2**63,
+    1e17,
+    [],
+    {},
+    [[]],
+    [None] * 5,
+    {"a": {"b": {"c": {"d": {}}}}},
+    {"__proto__": {"x": 1}},
+    {"": ""},
+    {"n": EVIL},
+    [["a", "n1c4h12w12k4r3s3-p1", 1]],
+    ["packed", "eager"],
+)
 REGRESS = {
-    "schema": "convzoo.regress/1", "machine": "m", "sentence": "s", "command": ["a"], "warnings": ["w"],
-    "base": {"label": "b"}, "head": {"label": "h"}, "summary": {"round_noise": 0.01, "visible": 0.02},
+    "schema": "convzoo.regress/1",
+    "machine": "m",
+    "sentence": "s",
+    "command": ["a"],
+    "warnings": ["w"],
+    "base": {"label": "b"},
+    "head": {"label": "h"},
+    "summary": {"round_noise": 0.01, "visible": 0.02},
     "cells": [
-        {"kernel": "a/b", "problem": "p", "scenario": "packed", "verdict": verdict, "ratio": 1.1,
-         "low": 1.0, "high": 1.2, "moved": ["x"], "base": {"seconds": 1, "status": "ok"},
-         "head": {"status": "wrong", "why": "y"}}
+        {
+            "kernel": "a/b",
+            "problem": "p",
+            "scenario": "packed",
+            "verdict": verdict,
+            "ratio": 1.1,
+            "low": 1.0,
+            "high": 1.2,
+            "moved": ["x"],
+            "base": {"seconds": 1, "status": "ok"},
+            "head": {"status": "wrong", "why": "y"},
+        }
         for verdict in ("slower", "newly wrong", "faster", "cannot tell")
     ],
-}  # fmt: skip
+}
 CODE = {
-    "schema": "convzoo.gpu-code/1", "columns": {"kernel": "x", "registers": "y"}, "problems": ["p"],
-    "rows": [{"kernel": "a/b", "problem": "p", "registers": 3}], "compilers": {"a": "b"},
-}  # fmt: skip
+    "schema": "convzoo.gpu-code/1",
+    "columns": {"kernel": "x", "registers": "y"},
+    "problems": ["p"],
+    "rows": [{"kernel": "a/b", "problem": "p", "registers": 3}],
+    "compilers": {"a": "b"},
+}
 
 
 def poisoned(node: Any, rng: random.Random, part: float) -> Any:
@@ -53,9 +109,7 @@ def poisoned(node: Any, rng: random.Random, part: float) -> Any:
         return rng.choice((*NAMES, *VALUES))
     if isinstance(node, dict):
         kept = [(k, v) for k, v in node.items() if rng.random() > part / 3]
-        return {
-            rng.choice(NAMES) if rng.random() < part / 9 else k: poisoned(v, rng, part) for k, v in kept
-        }
+        return {rng.choice(NAMES) if rng.random() < part / 9 else k: poisoned(v, rng, part) for k, v in kept}
     return [poisoned(v, rng, part) for v in node] if isinstance(node, list) else node
 
 
@@ -64,10 +118,18 @@ def whole(tmp_path_factory) -> list[list[dict[str, Any]]]:
     """The lines of two good records."""
     folder = tmp_path_factory.mktemp("good")
     paths = [
-        record(folder, f"m{i}", kernels(4), resolve(["tiny", "seed"]), commit=i, rounds=3,
-               scenarios=("packed", "eager"), raw=3)
+        record(
+            folder,
+            f"m{i}",
+            kernels(4),
+            resolve(["tiny", "seed"]),
+            commit=i,
+            rounds=3,
+            scenarios=("packed", "eager"),
+            raw=3,
+        )
         for i in range(2)
-    ]  # fmt: skip
+    ]
     return [[json.loads(line) for line in path.read_text().splitlines()] for path in paths]
 
 

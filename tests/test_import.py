@@ -86,16 +86,15 @@ def test_every_committed_record_would_be_taken(path):
         # another branch may hold it here, but a clone of this one must
         behind = ["git", "-C", str(ROOM), "merge-base", "--is-ancestor", found.header["commit"], "HEAD"]
         if vet.in_history(found.header["commit"], ROOM.parent) is not None:
-            assert subprocess.run(behind).returncode == 0, (
-                "measured on a commit that is not below this one"
-            )
+            assert subprocess.run(behind).returncode == 0, "measured on a commit that is not below this one"
 
 
 def test_a_time_of_another_sixth_digit_is_seen(away, home):
     seconds = next(
-        line["seconds"] for line in map(json.loads, written(away).read_text().splitlines())
+        line["seconds"]
+        for line in map(json.loads, written(away).read_text().splitlines())
         if line["kind"] == "cell" and (line["kernel"], line["problem"]) == CELL
-    )  # fmt: skip
+    )
     step = 10.0 ** (math.floor(math.log10(seconds)) - 5)
     # Two: the middle of an even number of rounds may end in a 5 that was rounded away.
     path = rewritten(next(away.glob("*.jsonl")), change_cell("cell", seconds=seconds + 2 * step))
@@ -171,9 +170,7 @@ def change_cell(kind, **parts):
 
 
 def drop(kind):
-    return lambda line: (
-        None if line["kind"] == kind and (line["kernel"], line["problem"]) == CELL else unsealed(line)
-    )
+    return lambda line: None if line["kind"] == kind and (line["kernel"], line["problem"]) == CELL else unsealed(line)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +203,7 @@ def drop(kind):
         (drop("round"), "is ok, and a round of it is not"),
         (lambda line: None if line["kind"] == "end" else line, "cut off"),
     ],
-)  # fmt: skip
+)
 def test_a_falsified_or_foreign_record_is_refused(away, home, change, sentence):
     if sentence == "is not in this repository" and vet.in_history("0" * 40, ROOM) is None:
         pytest.skip("no full git history to look a commit up in")
@@ -228,20 +225,10 @@ def test_the_same_name_for_other_hardware_is_refused(away, home, tmp_path):
     ):
         other = tmp_path / "other.jsonl"
         other.unlink(missing_ok=True)
-        written(
-            tmp_path,
-            name="other.jsonl",
-            hardware=HARDWARE | change,
-            started="2026-11-24T00:00:00+00:00",
-        )
+        written(tmp_path, name="other.jsonl", hardware=HARDWARE | change, started="2026-11-24T00:00:00+00:00")
         (verdict,) = merge([other], home, dry=False)
         assert verdict.status == "refused" and words in verdict.why
-    written(
-        tmp_path,
-        name="next.jsonl",
-        hardware=HARDWARE | {"os": "Linux 7"},
-        started="2026-11-25T00:00:00+00:00",
-    )
+    written(tmp_path, name="next.jsonl", hardware=HARDWARE | {"os": "Linux 7"}, started="2026-11-25T00:00:00+00:00")
     assert statuses(merge([tmp_path / "next.jsonl"], home, dry=False)) == [("record", "new")]
 
 
@@ -254,12 +241,7 @@ def test_one_run_with_two_contents_is_refused(away, home):
 
 
 def machine_file(folder: Path, **parts) -> Path:
-    document = {
-        "schema": "convzoo.machine/1",
-        "machine": "box-a",
-        "hardware": HARDWARE,
-        "ceilings": CEILINGS,
-    }
+    document = {"schema": "convzoo.machine/1", "machine": "box-a", "hardware": HARDWARE, "ceilings": CEILINGS}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "box-a.json"
     path.write_text(json.dumps(document | parts))
@@ -274,9 +256,7 @@ def test_machine_files_keep_the_higher_ceilings(home, tmp_path):
     assert statuses(merge([path], home, dry=False)) == [("machine", "here")]
     kept = json.loads((home / "machines" / "box-a.json").read_text())
     assert kept["ceilings"]["fma_gflops_per_s"] == {"1": {"float32": 180.0}, "2": {"float32": 400.0}}
-    assert kept["ceilings"]["read_gb_per_s"]["2"] == {"L1": 450.0, "DRAM": 48.0} and kept["null"] == {
-        "twins": 20
-    }
+    assert kept["ceilings"]["read_gb_per_s"]["2"] == {"L1": 450.0, "DRAM": 48.0} and kept["null"] == {"twins": 20}
     other = machine_file(tmp_path / "three", hardware=HARDWARE | {"cpu": "Another"})
     (verdict,) = merge([other], home, dry=False)
     assert verdict.status == "refused" and "cpu Example CPU here and Another there" in verdict.why
@@ -287,27 +267,19 @@ def test_machine_files_keep_the_higher_ceilings(home, tmp_path):
 def test_asv_results_come_through_asvs_own_reader(away, home):
     pytest.importorskip("asv", reason="asv reads its results: pip install 'convzoo[bench]'")
     results = away.parent.parent / "results"
-    record.export_to_asv(
-        written(away, commit_date=None, hardware=HARDWARE | {"python": "3.11.7"}), results
-    )
-    (results / "box-a" / "machine.json").write_text(
-        json.dumps(record.asv_machine("box-a", HARDWARE) | {"version": 1})
-    )
+    record.export_to_asv(written(away, commit_date=None, hardware=HARDWARE | {"python": "3.11.7"}), results)
+    (results / "box-a" / "machine.json").write_text(json.dumps(record.asv_machine("box-a", HARDWARE) | {"version": 1}))
     want = [("record", "new"), ("asv machine", "new"), ("asv results", "new")]
     assert statuses(merge([away.parent.parent], home, dry=False)) == want
     (kept,) = (home / "results" / "box-a").glob("*-convzoo-compare-*.json")
     assert [status for _, status in statuses(merge([results], home, dry=False))] == ["here", "here"]
     (path,) = (results / "box-a").glob("*-convzoo-compare-*.json")
     text = path.read_text()
-    path.write_text(
-        text.replace('"bench_conv2d.kernel_packed": [[', '"bench_conv2d.kernel_packed": [[null, ')
-    )
+    path.write_text(text.replace('"bench_conv2d.kernel_packed": [[', '"bench_conv2d.kernel_packed": [[null, '))
     assert "holds other results of that commit" in merge([path], home, dry=False)[0].why
     path.write_text(text)
     kept.unlink()
-    (home / "results" / "benchmarks.json").write_text(
-        '{"bench_conv2d.kernel_packed": {"version": "1"}}'
-    )
+    (home / "results" / "benchmarks.json").write_text('{"bench_conv2d.kernel_packed": {"version": "1"}}')
     assert "of version 2 there and of version 1 here" in merge([path], home, dry=False)[0].why
     moved = shutil.copytree(results / "box-a", results / "box-b")
     assert {v.status for v in merge([moved], home, dry=False)} == {"refused"}
@@ -315,20 +287,18 @@ def test_asv_results_come_through_asvs_own_reader(away, home):
 
 def test_command_line(away, home, tmp_path, capsys):
     good = written(away)
-    bad = rewritten(
-        written(away, name="bad.jsonl", started="2026-11-24T00:00:00+00:00"), change_first(suite=1)
-    )
+    bad = rewritten(written(away, name="bad.jsonl", started="2026-11-24T00:00:00+00:00"), change_first(suite=1))
     (away.parent / "notes.json").write_text("[]")
     assert command.main(["import", str(tmp_path / "away"), "--into", str(home), "--json"]) == 1
     said = capsys.readouterr()
     document = json.loads(said.out)
     assert document["schema"] == "convzoo.import/1"
     assert {f["path"]: f["status"] for f in document["files"]} == {
-        str(good): "new", str(bad): "refused", str(away.parent / "notes.json"): "ignored",
-    }  # fmt: skip
-    assert (
-        said.err.startswith(f"refused: {bad}: it was measured by suite 1") and said.err.count("\n") == 1
-    )
+        str(good): "new",
+        str(bad): "refused",
+        str(away.parent / "notes.json"): "ignored",
+    }
+    assert said.err.startswith(f"refused: {bad}: it was measured by suite 1") and said.err.count("\n") == 1
     bad.unlink()
     assert command.main(["import", str(tmp_path / "away"), "--into", str(home)]) == 0
     assert "1 already here, 1 ignored." in capsys.readouterr().out

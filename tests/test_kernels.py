@@ -273,10 +273,7 @@ def test_first_calls_in_four_threads(kernel):
         trial.convolve(kernel, CASES["plain"], *trial.integer_inputs(kernel, CASES["plain"]))
     if reason := trial.unsafe_in_threads(kernel):
         pytest.skip(f"{kernel.name} {reason}")
-    calls = [
-        lambda p=p, mine=mine: trial.convolve(kernel, p, *mine)
-        for p, mine in zip(problems, data, strict=True)
-    ]
+    calls = [lambda p=p, mine=mine: trial.convolve(kernel, p, *mine) for p, mine in zip(problems, data, strict=True)]
     for p, mine, y in zip(problems, data, trial.from_threads(calls), strict=True):
         trial.expect_right(kernel, p, mine, y)
 
@@ -304,9 +301,7 @@ def _tensor_forms(torch: Any) -> dict[str, Any]:
 
 @awkward
 @pytest.mark.kernels("torch_*")
-@pytest.mark.parametrize(
-    "form", ["plain", "channels-last", "non-contiguous", "expanded-batch", "transposed"]
-)
+@pytest.mark.parametrize("form", ["plain", "channels-last", "non-contiguous", "expanded-batch", "transposed"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_tensors_in_tensors_out(kernel, p, form, dtype):
     torch = pytest.importorskip("torch")
@@ -379,7 +374,5 @@ def test_photograph_through_the_seed_layer(kernel, photograph, scale):
     with trial.refusals(kernel):
         y = convzoo.conv2d(x, w, b, kernel=kernel.name)
     exact = scale == 1 and kernel.accuracy == "elementwise"
-    verdict = convzoo.reference.judge(
-        y, p, x, w, b, accuracy=kernel.accuracy, tier="exact" if exact else "random"
-    )
+    verdict = convzoo.reference.judge(y, p, x, w, b, accuracy=kernel.accuracy, tier="exact" if exact else "random")
     trial.expect(verdict, kernel.name, p)

@@ -14,9 +14,7 @@ pytest.importorskip("jinja2", reason="the page needs jinja2: pip install 'convzo
 
 SMALL, SEED, MIDDLE = PROBLEMS
 BIG = HARDWARE | {"cpu": "Bigger CPU", "usable_cpus": 8, "memory_bytes": 2**36}
-HIGHER = {
-    "fma_gflops_per_s": {"8": {"float32": 1400.0}}, "read_gb_per_s": {"8": {"L1": 1800.0, "DRAM": 100.0}},
-}  # fmt: skip
+HIGHER = {"fma_gflops_per_s": {"8": {"float32": 1400.0}}, "read_gb_per_s": {"8": {"L1": 1800.0, "DRAM": 100.0}}}
 
 
 def two(tmp_path, rounds=6, **second):
@@ -25,13 +23,7 @@ def two(tmp_path, rounds=6, **second):
         (tmp_path / name).mkdir()
     written(tmp_path / "box-a", rounds=rounds)
     quick = {k: (v[0] / 4, *v[1:]) for k, v in KERNELS.items()}
-    there = {
-        "machine": "box-b",
-        "hardware": BIG,
-        "threads": 8,
-        "ceilings": HIGHER,
-        "kernels": quick,
-    } | second
+    there = {"machine": "box-b", "hardware": BIG, "threads": 8, "ceilings": HIGHER, "kernels": quick} | second
     written(tmp_path / "box-b", rounds=rounds, **there)
     runs = sorted(collect(records_in(tmp_path)).runs, key=lambda run: run.machine)
     return compared(runs, {})
@@ -63,25 +55,16 @@ def test_absolute_and_as_a_share_of_each_machines_limit(tmp_path):
     rows = {row["kernel"]: row for row in packed["kernels"]}
     assert list(rows) == ["numpy/fft", "numba/direct", "torch_cpu/builtin", "numpy/im2col"]
     here, there = rows["torch_cpu/builtin"]["cells"]
-    assert here["rate"] == pytest.approx(100, rel=0.02) and there["rate"] == pytest.approx(
-        400, rel=0.02
-    )
-    assert (
-        here["share"] == pytest.approx(there["share"], rel=0.2) and here["rank"] == there["rank"] == 3
-    )
+    assert here["rate"] == pytest.approx(100, rel=0.02) and there["rate"] == pytest.approx(400, rel=0.02)
+    assert here["share"] == pytest.approx(there["share"], rel=0.2) and here["rank"] == there["rank"] == 3
     assert rows["numpy/fft"]["effective"] and not rows["numba/direct"]["effective"]
     assert [b["against"] for b in packed["best"]] == ["", "4.00×"]
     detail = next(r for r in packed["rows"] if (r["problem"], r["kernel"]) == (MIDDLE, "numba/direct"))
-    assert detail["cells"][1]["speed"].startswith(("3.9", "4.0")) and detail["cells"][0][
-        "share"
-    ].endswith("%")
+    assert detail["cells"][1]["speed"].startswith(("3.9", "4.0")) and detail["cells"][0]["share"].endswith("%")
 
 
 def test_share_is_of_the_machines_own_ceilings(tmp_path):
-    low = {
-        "fma_gflops_per_s": {"8": {"float32": 700.0}},
-        "read_gb_per_s": {"8": {"L1": 900.0, "DRAM": 50.0}},
-    }
+    low = {"fma_gflops_per_s": {"8": {"float32": 700.0}}, "read_gb_per_s": {"8": {"L1": 900.0, "DRAM": 50.0}}}
     (packed,) = two(tmp_path, ceilings=low)["scenarios"]
     here, there = next(r for r in packed["kernels"] if r["kernel"] == "torch_cpu/builtin")["cells"]
     assert there["share"] == pytest.approx(2 * here["share"], rel=0.2)
@@ -93,23 +76,16 @@ def test_share_is_of_the_machines_own_ceilings(tmp_path):
 def test_a_flip_is_told_from_noise(tmp_path):
     (packed,) = two(tmp_path, slower={("numba/direct", SEED): 3.0})["scenarios"]
     found = {row["problem"]: row for row in packed["problems"]}
-    assert {p: row["ranking"] for p, row in found.items()} == {
-        SMALL: "holds",
-        SEED: "flips",
-        MIDDLE: "holds",
-    }
+    assert {p: row["ranking"] for p, row in found.items()} == {SMALL: "holds", SEED: "flips", MIDDLE: "holds"}
     assert [w["kernel"] for w in found[SEED]["winners"]] == ["numba/direct", "torch_cpu/builtin"]
     here, there = (w["lead"] for w in found[SEED]["winners"])
     assert re.match(r"(1\.9\d|2\.0\d)× faster than torch_cpu/builtin \(", here)
     assert re.match(r"1\.[45]\d× faster than numba/direct \(", there)
     assert found[SMALL]["winners"][0]["lead"] == ""
     assert re.match(
-        r"box-b is the fastest, each machine with its best kernel: over 3 problems box-a takes",
-        packed["sentence"],
+        r"box-b is the fastest, each machine with its best kernel: over 3 problems box-a takes", packed["sentence"]
     )
-    assert re.search(
-        r" takes (3\.\d\d)× as long \((1\.9\d|2\.0\d)× to [34]\.\d\d× by problem\)", packed["sentence"]
-    )
+    assert re.search(r" takes (3\.\d\d)× as long \((1\.9\d|2\.0\d)× to [34]\.\d\d× by problem\)", packed["sentence"])
     assert packed["sentence"].endswith(
         "Of 3 problems measured on two machines or more, the winner is the same on 2, another one on 1."
     )
@@ -120,9 +96,7 @@ def test_a_flip_is_told_from_noise(tmp_path):
 def test_too_few_rounds_make_no_flip(tmp_path):
     (packed,) = two(tmp_path, rounds=2, slower={("numba/direct", SEED): 3.0})["scenarios"]
     seed = next(row for row in packed["problems"] if row["problem"] == SEED)
-    assert seed["ranking"] == "cannot tell" and seed["winners"][0]["lead"].endswith(
-        ": the rounds cannot tell"
-    )
+    assert seed["ranking"] == "cannot tell" and seed["winners"][0]["lead"].endswith(": the rounds cannot tell")
     assert "perhaps another on 1, which the rounds cannot tell" in packed["sentence"]
 
 
@@ -144,11 +118,7 @@ def test_problems_of_one_machine_alone_are_left_out(tmp_path):
 
 def test_cautions_name_every_other_difference(tmp_path):
     cautions = "\n".join(two(tmp_path, commit="f" * 40, preset="standard")["cautions"])
-    assert (
-        "no interval is given" in cautions
-        and "ffffffffff" in cautions
-        and "presets: quick, standard" in cautions
-    )
+    assert "no interval is given" in cautions and "ffffffffff" in cautions and "presets: quick, standard" in cautions
 
 
 EVIL = "<script>alert(1)</script>|`x`"
@@ -159,14 +129,7 @@ def test_page_and_markdown(tmp_path):
 
     table = two(tmp_path, machine=EVIL, slower={("numba/direct", SEED): 3.0})
     html = environment().get_template("machines.html.j2").render(machines=table)
-    for words in (
-        "Bigger CPU",
-        "1,400",
-        "<strong>flips</strong>",
-        "another one on 1",
-        "eff.</abbr>",
-        "8 threads",
-    ):
+    for words in ("Bigger CPU", "1,400", "<strong>flips</strong>", "another one on 1", "eff.</abbr>", "8 threads"):
         assert words in html, words
     assert "<script" not in html
     text = "\n\n".join(markdown(table))

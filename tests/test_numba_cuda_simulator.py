@@ -30,14 +30,10 @@ def test_all_kernels_in_a_strict_simulator():
     """tests/simulator, in a process whose numba was imported with the simulator switched on."""
     command = [sys.executable, "-m", "pytest", "tests/simulator", "-q", "-p", "no:cacheprovider"]
     environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600
-    )
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed and int(passed[1]) >= 120, (
-        done.stdout
-    )  # a collection that finds nothing is no success
+    assert passed and int(passed[1]) >= 120, done.stdout  # a collection that finds nothing is no success
 
 
 # Launch geometry: problems that no test could run, only laid out.

@@ -48,25 +48,13 @@ def nothing(drop) -> str:
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {},
-        {
-            "stride": (1, 2),
-            "padding": ((0, 1), (2, 1)),
-            "dilation": (1, 1),
-            "groups": 1,
-            "layout": "nchw",
-        },
-    ],
+    [{}, {"stride": (1, 2), "padding": ((0, 1), (2, 1)), "dilation": (1, 1), "groups": 1, "layout": "nchw"}],
     ids=["defaults", "all-options"],
 )
 def test_a_cached_call_costs_little(nothing, options):
     x, w, b = (np.ones(shape, np.float32) for shape in ((1, 3, 9, 9), (2, 3, 3, 3), (2,)))
     plan = convzoo.load(nothing).plan(CASES["plain"])
-    extra = _extra(
-        lambda: convzoo.conv2d(x, w, b, kernel=nothing, **options),
-        lambda: plan.run(x, plan.pack(w, b)),
-    )
+    extra = _extra(lambda: convzoo.conv2d(x, w, b, kernel=nothing, **options), lambda: plan.run(x, plan.pack(w, b)))
     assert extra <= LIMIT, f"conv2d adds {extra / 1000:.1f} microseconds to a call whose plan is cached"
 
 
@@ -76,9 +64,7 @@ def test_a_layer_costs_little(nothing):
     weights = plan.pack(w, b)
     layer = convzoo.prepare(w, b, kernel=nothing)
     extra = _extra(lambda: layer(x), lambda: plan.run(x, weights))
-    assert extra <= LIMIT, (
-        f"a layer adds {extra / 1000:.1f} microseconds to a call whose plan is cached"
-    )
+    assert extra <= LIMIT, f"a layer adds {extra / 1000:.1f} microseconds to a call whose plan is cached"
 
 
 def test_a_real_kernel_through_the_front_door():
@@ -86,8 +72,5 @@ def test_a_real_kernel_through_the_front_door():
     p = CASES["one-of-everything"]
     x, w, b = (np.ones(shape, np.float32) for shape in (p.x_shape, p.w_shape, (p.K,)))
     plan = convzoo.load("numpy/per_channel").plan(p)
-    extra = _extra(
-        lambda: convzoo.conv2d(x, w, b, kernel="numpy/per_channel"),
-        lambda: plan.run(x, plan.pack(w, b)),
-    )
+    extra = _extra(lambda: convzoo.conv2d(x, w, b, kernel="numpy/per_channel"), lambda: plan.run(x, plan.pack(w, b)))
     assert extra <= LIMIT, f"conv2d adds {extra / 1000:.1f} microseconds to a call whose plan is cached"

@@ -39,11 +39,18 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
     layers = resolve(["tiny", "ladder"])
     paths = [
-        record(folder, "machine-a", NAMES, layers[: 3 if commit < 11 else None], commit=commit,
-               slower=NAMES[3:5] if commit >= 6 else (), scenarios=("packed", "eager"),
-               raw=9 if commit == 11 else 0)
+        record(
+            folder,
+            "machine-a",
+            NAMES,
+            layers[: 3 if commit < 11 else None],
+            commit=commit,
+            slower=NAMES[3:5] if commit >= 6 else (),
+            scenarios=("packed", "eager"),
+            raw=9 if commit == 11 else 0,
+        )
         for commit in range(12)
-    ]  # fmt: skip
+    ]
     paths.append(record(folder, "machine-b", NAMES, layers, commit=11))
     out = tmp_path_factory.mktemp("page")
     written(of_records(paths), out)
@@ -53,28 +60,20 @@ def made(tmp_path_factory):
 @pytest.mark.slow
 def test_scale(browser, tmp_path):
     """3 machines, 40 kernels, 60 problems, 30 commits: one small page, that answers at once."""
-    names, layers = (
-        kernels(40),
-        resolve(["tiny", "ladder", "resnet50", "vgg16", "tails", "mobilenet"])[:60],
-    )
+    names, layers = (kernels(40), resolve(["tiny", "ladder", "resnet50", "vgg16", "tails", "mobilenet"])[:60])
     paths = []
     for machine in ("machine-a", "machine-b", "machine-c"):
         paths.append(record(tmp_path, machine, names, layers, commit=29))
         head, _, rest = paths[-1].read_text().partition("\n")
         for commit in range(29):  # the same numbers at other commits: it is the amount that counts
             header = json.loads(head)
-            header |= {
-                "commit": f"{commit:08x}" + "c" * 32,
-                "commit_date": f"2025-12-{commit + 1:02d}T00:00:00+00:00",
-            }
+            header |= {"commit": f"{commit:08x}" + "c" * 32, "commit_date": f"2025-12-{commit + 1:02d}T00:00:00+00:00"}
             header["started"] = header["commit_date"]
             paths.append(paths[0].parent.parent / machine / f"{commit:02d}.jsonl")
             paths[-1].write_text(json.dumps(header) + "\n" + rest)
     began = os.times()
     content = of_records(paths)
-    took = sum(os.times()[:4]) - sum(
-        began[:4]
-    )  # of all cores: other work on the machine does not count
+    took = sum(os.times()[:4]) - sum(began[:4])  # of all cores: other work on the machine does not count
     print(f"built in {took:.1f} s of one core, {len(content['report.html'])} bytes")
     assert len(content["report.html"]) < 3_000_000
     assert took < 60  # 18 to 24, which two quiet cores do in 12 to 15
@@ -104,8 +103,9 @@ def seen(browser, selector: str) -> list[str]:
     return browser.run(
         "const s = arguments[0].split(' ')[0]; document.querySelector(s).scrollIntoView();"
         "if (stale.has(s.slice(1))) render(s.slice(1));"
-        "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector
-    )  # fmt: skip
+        "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)",
+        selector,
+    )
 
 
 def slide(browser, stop: int) -> None:
@@ -164,13 +164,12 @@ def test_layouts_and_batches_are_chosen_apart(browser, tmp_path):
     paths = [
         record(tmp_path, "m", NAMES[:4], resolve(["resnet50"], batch, layout), seed=i)
         for i, (batch, layout) in enumerate(((1, "nchw"), (16, "nchw"), (1, "nhwc"), (16, "nhwc")))
-    ]  # fmt: skip
+    ]
     written(of_records(paths), tmp_path / "out")
     browser.size(1366, 900)
     browser.open(tmp_path / "out" / "report.html")
     choose = (
-        "const n = document.getElementById(arguments[0]); n.value = arguments[1];"
-        "n.dispatchEvent(new Event('change'))"
+        "const n = document.getElementById(arguments[0]); n.value = arguments[1];n.dispatchEvent(new Event('change'))"
     )
 
     def shown() -> list[str]:
@@ -202,8 +201,9 @@ def test_sorting_a_table(page):
         page.run("render('table'); orders.table.most = 1e9; render('table')")
         return page.run(
             "return [...document.querySelectorAll('#table-table tbody tr')]"
-            ".map((r) => r.cells[arguments[0]].textContent)", i
-        )  # fmt: skip
+            ".map((r) => r.cells[arguments[0]].textContent)",
+            i,
+        )
 
     def seconds(words: str) -> float:
         value, unit = words.split(" ")
@@ -215,9 +215,7 @@ def test_sorting_a_table(page):
     page.press("#table-table thead th:nth-child(3) button")
     down = [seconds(w) for w in column(2)]
     assert down == sorted(up, reverse=True)
-    assert (
-        page.run("return document.querySelector('#table-table th[aria-sort]').ariaSort") == "descending"
-    )
+    assert page.run("return document.querySelector('#table-table th[aria-sort]').ariaSort") == "descending"
     page.press("#table-table thead th:nth-child(1) button")
     names = column(0)
     assert names == sorted(names)
@@ -238,14 +236,14 @@ def test_baseline_and_unit_switch(page):
         return page.run(
             "const row = [...document.querySelectorAll('#heat tbody tr')]"
             ".find((r) => r.cells[0].textContent.startsWith(arguments[0]));"
-            "return [...row.cells].slice(3).map((c) => c.textContent.replace(/[★☆≈]/g, ''))", kernel
-        )  # fmt: skip
+            "return [...row.cells].slice(3).map((c) => c.textContent.replace(/[★☆≈]/g, ''))",
+            kernel,
+        )
 
     assert set(cells("torch_cpu/builtin")) == {"1.00×"}
     before = [float(w.rstrip("×")) for w in cells(NAMES[1])]
     page.run(
-        "const b = document.getElementById('baseline'); b.value = arguments[0];"
-        "b.dispatchEvent(new Event('change'))",
+        "const b = document.getElementById('baseline'); b.value = arguments[0];b.dispatchEvent(new Event('change'))",
         NAMES[1],
     )
     assert set(cells(NAMES[1])) == {"1.00×"}
@@ -273,17 +271,13 @@ def test_keyboard_alone_reaches_a_cell(page):
     assert tag == "TD"
     page.keys("Right", "Down")
     assert page.run(where) == ["TD", column + 1, row + 1]
-    kernel = page.run(
-        "return document.activeElement.parentNode.cells[0].querySelector('code').textContent"
-    )
+    kernel = page.run("return document.activeElement.parentNode.cells[0].querySelector('code').textContent")
     page.keys("Enter")
     told = "".join(seen(page, "#cell"))
     assert kernel in told and "what ran (fingerprint)" in told and "spills" in told
     assert (
         len(
-            page.run(
-                "return [...document.querySelectorAll('#cell svg')].map((s) => s.querySelectorAll('path').length)"
-            )
+            page.run("return [...document.querySelectorAll('#cell svg')].map((s) => s.querySelectorAll('path').length)")
         )
         >= 1
     )
@@ -299,9 +293,7 @@ def test_a_step_is_shown_with_commits_and_the_fingerprint_that_moved(page):
 
 
 def test_machine_switch_and_address_keep_the_view(page, made):
-    page.run(
-        "const m = document.getElementById('machine'); m.value = '1'; m.dispatchEvent(new Event('change'))"
-    )
+    page.run("const m = document.getElementById('machine'); m.value = '1'; m.dispatchEvent(new Event('change'))")
     assert "machine-" in "".join(seen(page, "#winners p"))
     slide(page, 1)
     fragment = page.run("return location.hash")
@@ -365,12 +357,7 @@ def test_hostile_record_does_nothing_in_the_browser(browser, tmp_path):
         if line.get("kernel") == NAMES[1]:
             line |= {"kernel": evil, "layer": evil, "fingerprint": {evil: evil}}
         if line.get("kernel") == NAMES[2] and line["kind"] == "cell":
-            line |= {
-                "seconds": float("nan"),
-                "low": None,
-                "round_seconds": [float("inf")] * 5,
-                "error": evil,
-            }
+            line |= {"seconds": float("nan"), "low": None, "round_seconds": [float("inf")] * 5, "error": evil}
         if line.get("kernel") == NAMES[3] and line["kind"] == "round":
             line |= {"raw": [1e-3 * (1 + i % 7) for i in range(100_000)], "q25": "many"}
     for line in lines:
@@ -381,9 +368,7 @@ def test_hostile_record_does_nothing_in_the_browser(browser, tmp_path):
     assert (out / "report.html").stat().st_size < 400_000
     browser.size(1366, 900)
     browser.open(out / "report.html")
-    browser.run(
-        "[...stale].forEach(render); choose(S.machine.list.find((c) => c.samples.some((v) => v.length)))"
-    )
+    browser.run("[...stale].forEach(render); choose(S.machine.list.find((c) => c.samples.some((v) => v.length)))")
     assert browser.run("return [window.pwned === undefined, document.images.length]") == [True, 0]
     assert "onerror" in "".join(seen(browser, "#heat"))  # as text
     assert browser.errors() == []

@@ -43,8 +43,12 @@ def test_one_problem(folder, asked):
     assert [w["kernel"] for w in layer["weaker"]] == ["numpy/fft"]  # quicker, and guarantees less
     assert box["network"] is None and box["rests_on"][0]["record"] == "20261123T075011Z-quick"
     assert 'kernel="numba/direct"); y = layer(x)' in text
-    for words in ("On box-a, 2 threads, packed, at least elementwise", "faster than torch_cpu/builtin, the next",
-                  "numpy/fft (normwise). --accuracy lets them in", "2026-11-23 07:50 UTC"):  # fmt: skip
+    for words in (
+        "On box-a, 2 threads, packed, at least elementwise",
+        "faster than torch_cpu/builtin, the next",
+        "numpy/fft (normwise). --accuracy lets them in",
+        "2026-11-23 07:50 UTC",
+    ):
         assert words in text
 
 
@@ -60,10 +64,7 @@ def test_a_tie_is_called_one(folder, asked):
     _, (box,), text = asked(SEED)
     (layer,) = box["layers"]
     assert {layer["kernel"], *layer["tied"]} == {"numba/direct", "numba/twin"}
-    assert (
-        layer["next"]["kernel"] == "torch_cpu/builtin"
-        and "A tie: the rounds cannot tell it from" in text
-    )
+    assert layer["next"]["kernel"] == "torch_cpu/builtin" and "A tie: the rounds cannot tell it from" in text
 
 
 def test_one_round_has_no_interval(folder, asked):
@@ -112,19 +113,11 @@ def test_a_network_is_weighed_by_how_often_layers_run(folder, asked):
     code, (box,), text = asked(often)
     net = box["network"]
     assert code == 0 and (net["layers"], net["of"], net["calls"]) == (3, 3, 20002)
-    assert [row["kernel"] for row in net["kernels"]] == [
-        "torch_cpu/builtin",
-        "numba/direct",
-        "numpy/im2col",
-    ]
+    assert [row["kernel"] for row in net["kernels"]] == ["torch_cpu/builtin", "numba/direct", "numpy/im2col"]
     first = net["kernels"][0]
     by_hand = sum(x["count"] * t for x, t in zip(box["layers"], _seconds_of(box, folder), strict=True))
-    assert (
-        first["seconds"] == pytest.approx(by_hand) and first["low"] < first["seconds"] < first["high"]
-    )
-    assert (
-        net["mix"]["seconds"] < first["seconds"] and net["kernels"][1]["slower"]["told_apart"] is True
-    )
+    assert first["seconds"] == pytest.approx(by_hand) and first["low"] < first["seconds"] < first["high"]
+    assert net["mix"]["seconds"] < first["seconds"] and net["kernels"][1]["slower"]["told_apart"] is True
     assert "One kernel for all 3 layers: torch_cpu/builtin" in text and "tie" not in text
     (weaker,) = net["weaker"]
     assert weaker["accuracy"] == "normwise" and weaker["seconds"] < net["mix"]["seconds"]
@@ -135,18 +128,13 @@ def test_a_network_is_weighed_by_how_often_layers_run(folder, asked):
 
 def _seconds_of(box, folder):
     """The times of torch_cpu/builtin, from the record itself."""
-    lines = [
-        json.loads(row) for row in (folder / "20261123T075011Z-quick.jsonl").read_text().splitlines()
-    ]
+    lines = [json.loads(row) for row in (folder / "20261123T075011Z-quick.jsonl").read_text().splitlines()]
     cells = {(c["kernel"], c["problem"]): c for c in lines if c["kind"] == "cell"}
     return [cells["torch_cpu/builtin", x["problem"]]["seconds"] for x in box["layers"]]
 
 
 def test_what_was_not_measured_is_said_with_the_command(folder, asked):
-    faults = {
-        ("numpy/im2col", SEED): ("unsupported", "needs R = 3"),
-        ("numpy/im2col", SMALL): ("crashed", "x"),
-    }
+    faults = {("numpy/im2col", SEED): ("unsupported", "needs R = 3"), ("numpy/im2col", SMALL): ("crashed", "x")}
     written(folder, faults=faults, warnings=["the governor is powersave"])
     path = network(folder, {SMALL: 1, SEED: 2, "n1c64h28w28k64r3s3-p1-nobias": 1, "n1c9h9w9k9r1s1": 1})
     code, (box,), text = asked(path)
@@ -198,8 +186,9 @@ def test_machines_are_told_apart(folder, asked, capsys):
     path = network(folder, dict.fromkeys(PROBLEMS, 1))
     _, boxes, text = asked(path)
     assert {b["machine"]: b["network"]["kernels"][0]["kernel"] for b in boxes} == {
-        "box-a": "numba/direct", "box-b": "torch_cpu/builtin",
-    }  # fmt: skip
+        "box-a": "numba/direct",
+        "box-b": "torch_cpu/builtin",
+    }
     table = text[: text.index("\n\n")]
     assert "Machines, the fastest first" in table and table.index("box-a") < table.index("box-b")
     assert [b["machine"] for b in asked(path, "--machine", "box-b")[1]] == ["box-b"]
@@ -219,11 +208,7 @@ def test_layout_and_scenario(folder, asked):
 def test_a_network_of_a_batch_is_asked_for_by_its_name_and_batch(folder, asked):
     """Records of other batches and layouts do not change what a set's name means."""
     large = [p.replace("n1", "n16") + "-nhwc" for p in PROBLEMS[:2]]
-    written(
-        folder,
-        problems=(*large, *PROBLEMS[:2]),
-        networks={"mynet": [["one", large[0], 3], ["two", large[1], 1]]},
-    )
+    written(folder, problems=(*large, *PROBLEMS[:2]), networks={"mynet": [["one", large[0], 3], ["two", large[1], 1]]})
     assert [x["problem"] for x in asked("mynet")[1][0]["layers"]] == list(PROBLEMS[:2])
     code, (box,), _ = asked("mynet", "--batch", "16", "--layout", "nhwc")
     assert code == 0 and [x["problem"] for x in box["layers"]] == large and box["network"]["calls"] == 4
@@ -232,20 +217,13 @@ def test_a_network_of_a_batch_is_asked_for_by_its_name_and_batch(folder, asked):
 
 
 def test_a_wrong_kernel_never_wins(folder, asked):
-    rewritten(
-        written(folder, faults={("numba/direct", SEED): ("wrong", "3 outputs outside the bound")}),
-        lambda x: x,
-    )
+    rewritten(written(folder, faults={("numba/direct", SEED): ("wrong", "3 outputs outside the bound")}), lambda x: x)
     assert asked(SEED)[1][0]["layers"][0]["kernel"] == "torch_cpu/builtin"
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [
-        ("{}", 'must hold a list "problems"'),
-        ("conv1 n0", "line 1: problem must look like"),
-        (None, "is no file"),
-    ],
+    [("{}", 'must hold a list "problems"'), ("conv1 n0", "line 1: problem must look like"), (None, "is no file")],
 )
 def test_a_file_that_is_none_is_refused_in_a_sentence(folder, capsys, content, words):
     written(folder)

@@ -36,11 +36,7 @@ def test_text_and_json_say_the_same(tmp_path, content):
 def test_a_file_is_named_where_a_set_is(tmp_path):
     path = saved(tmp_path, TEXT)
     layers = resolve([str(path), "seed"], batch=2)
-    assert [(x.name, x.problem.N, x.count) for x in layers] == [
-        ("first", 2, 5),
-        (B, 2, 1),
-        ("seed", 2, 1),
-    ]
+    assert [(x.name, x.problem.N, x.count) for x in layers] == [("first", 2, 5), (B, 2, 1), ("seed", 2, 1)]
     with pytest.raises(ValueError, match=r"there is no file .*gone\.json"):
         resolve([str(tmp_path / "gone.json")])
     with pytest.raises(ValueError, match=r"did you mean resnet50\?"):
@@ -64,7 +60,7 @@ def test_a_file_is_named_where_a_set_is(tmp_path):
         ({"problems": [{"problem": A, "count": True}]}, "entry 1: count must be an int, got True"),
         ({"problems": [{"problem": A, "count": -1}]}, "entry 1: count must be 1 or more, got -1"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_is_none_says_where(tmp_path, content, sentence):
     path = saved(tmp_path, content)
     with pytest.raises(ValueError, match=sentence) as told:

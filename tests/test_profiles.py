@@ -57,16 +57,11 @@ def test_constraints_agree_where_cuda_has_no_say():
     with_cuda = {"torch", "cuda-bindings", "cuda-toolkit"}
     first, *others = ({n: v for n, v in pinned(p).items() if n not in with_cuda} for p in PROFILES)
     for other in others:
-        assert {n: v for n, v in other.items() if n in first} == {
-            n: v for n, v in first.items() if n in other
-        }
+        assert {n: v for n, v in other.items() if n in first} == {n: v for n, v in first.items() if n in other}
 
 
 def test_majors():
-    assert majors({"nvidia-cublas-cu12": "12.8", "cupy-cuda13x": "14.2", "torch": "2.15"}) == {
-        "12",
-        "13",
-    }
+    assert majors({"nvidia-cublas-cu12": "12.8", "cupy-cuda13x": "14.2", "torch": "2.15"}) == {"12", "13"}
     assert majors({"cuda-toolkit": "13.2.2", "numba-cuda": "0.30"}) == {"13"}
 
 
@@ -76,10 +71,19 @@ def test_pip_resolves_it(profile, tmp_path):
     """About a minute each: pip downloads little more than metadata."""
     report = tmp_path / "report.json"
     command = [
-        sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet",
-        "--report", str(report), "-c", str(REPOSITORY / "constraints" / f"{profile}.txt"),
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--ignore-installed",
+        "--quiet",
+        "--report",
+        str(report),
+        "-c",
+        str(REPOSITORY / "constraints" / f"{profile}.txt"),
         *map(str, needed(profile).values()),
-    ]  # fmt: skip
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     chosen = {

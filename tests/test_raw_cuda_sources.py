@@ -108,7 +108,6 @@ def test_nvcc_takes_it(real, tmp_path):
         pytest.skip("needs nvcc, of the CUDA toolkit; a GPU is not needed")
     command = ["nvcc", "-arch=sm_80", "-cubin", "-Werror", "all-warnings", f"-DREAL={real}"]
     built = subprocess.run(
-        [*command, str(SOURCE), "-o", str(tmp_path / "raw_naive.cubin")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [*command, str(SOURCE), "-o", str(tmp_path / "raw_naive.cubin")], capture_output=True, text=True, check=False
+    )
     assert built.returncode == 0, built.stderr

@@ -14,16 +14,7 @@ from wrong_kernels import HONEST, convolve
 from wrong_kernels import round_to_bits as to_bits
 
 from convzoo import Conv2d
-from convzoo.reference import (
-    ACCURACIES,
-    allowed,
-    inputs,
-    judge,
-    known_once,
-    magnitude,
-    oracle,
-    window_of,
-)
+from convzoo.reference import ACCURACIES, allowed, inputs, judge, known_once, magnitude, oracle, window_of
 
 # --- the oracle against numbers computed by hand -----------------------------------------------------
 
@@ -31,71 +22,88 @@ NINE = [[[[1, 2, 3], [4, 5, 6], [7, 8, 9]]]]
 TWO_BY_TWO = [[[[1, 2], [3, 4]]]]
 
 BY_HAND = {
-    "correlation, not convolution": (
-        "n1c1h3w3k1r2s2-nobias", NINE, TWO_BY_TWO, None,
-        [[[[37, 47], [67, 77]]]],
-    ),
-    "bias": (
-        "n1c1h3w3k1r2s2", NINE, TWO_BY_TWO, [1000],
-        [[[[1037, 1047], [1067, 1077]]]],
-    ),
+    "correlation, not convolution": ("n1c1h3w3k1r2s2-nobias", NINE, TWO_BY_TWO, None, [[[[37, 47], [67, 77]]]]),
+    "bias": ("n1c1h3w3k1r2s2", NINE, TWO_BY_TWO, [1000], [[[[1037, 1047], [1067, 1077]]]]),
     "padding above and to the left": (
-        "n1c1h3w3k1r2s2-p1_0_1_0-nobias", NINE, TWO_BY_TWO, None,
+        "n1c1h3w3k1r2s2-p1_0_1_0-nobias",
+        NINE,
+        TWO_BY_TWO,
+        None,
         [[[[4, 11, 18], [18, 37, 47], [36, 67, 77]]]],
     ),
     "padding below and to the right": (
-        "n1c1h3w3k1r2s2-p0_1_0_1-nobias", NINE, TWO_BY_TWO, None,
+        "n1c1h3w3k1r2s2-p0_1_0_1-nobias",
+        NINE,
+        TWO_BY_TWO,
+        None,
         [[[[37, 47, 21], [67, 77, 33], [23, 26, 9]]]],
     ),
     "stride 2 down, 1 across": (
-        "n1c1h3w3k1r2s2-st2x1-p1_0_1_0-nobias", NINE, TWO_BY_TWO, None,
+        "n1c1h3w3k1r2s2-st2x1-p1_0_1_0-nobias",
+        NINE,
+        TWO_BY_TWO,
+        None,
         [[[[4, 11, 18], [36, 67, 77]]]],
     ),
     "stride 1 down, 2 across": (
-        "n1c1h3w3k1r2s2-st1x2-p1_0_1_0-nobias", NINE, TWO_BY_TWO, None,
+        "n1c1h3w3k1r2s2-st1x2-p1_0_1_0-nobias",
+        NINE,
+        TWO_BY_TWO,
+        None,
         [[[[4, 18], [18, 47], [36, 77]]]],
     ),
-    "dilation 2": (
-        "n1c1h3w3k1r2s2-d2-nobias", NINE, TWO_BY_TWO, None,
-        [[[[1 + 6 + 21 + 36]]]],
-    ),
+    "dilation 2": ("n1c1h3w3k1r2s2-d2-nobias", NINE, TWO_BY_TWO, None, [[[[1 + 6 + 21 + 36]]]]),
     "dilation 1 down, 2 across": (
-        "n1c1h3w3k1r2s2-d1x2-nobias", NINE, TWO_BY_TWO, None,
+        "n1c1h3w3k1r2s2-d1x2-nobias",
+        NINE,
+        TWO_BY_TWO,
+        None,
         [[[[1 + 6 + 12 + 24], [4 + 12 + 21 + 36]]]],
     ),
     "channels are summed, filters are apart": (
-        "n1c2h1w2k2r1s1", [[[[1, 2]], [[3, 4]]]],
-        [[[[10]], [[100]]], [[[1]], [[-1]]]], [5, 6],
+        "n1c2h1w2k2r1s1",
+        [[[[1, 2]], [[3, 4]]]],
+        [[[[10]], [[100]]], [[[1]], [[-1]]]],
+        [5, 6],
         [[[[315, 425]], [[4, 4]]]],
     ),
-    "two images": (
-        "n2c1h1w2k1r1s2-nobias", [[[[1, 2]]], [[[3, 4]]]], [[[[10, 1]]]], None,
-        [[[[12]]], [[[34]]]],
-    ),
+    "two images": ("n2c1h1w2k1r1s2-nobias", [[[[1, 2]]], [[[3, 4]]]], [[[[10, 1]]]], None, [[[[12]]], [[[34]]]]),
     "two groups of two channels": (
-        "n1c4h1w1k2r1s1-g2-nobias", [[[[1]], [[2]], [[3]], [[4]]]],
-        [[[[1]], [[10]]], [[[100]], [[1000]]]], None,
+        "n1c4h1w1k2r1s1-g2-nobias",
+        [[[[1]], [[2]], [[3]], [[4]]]],
+        [[[[1]], [[10]]], [[[100]], [[1000]]]],
+        None,
         [[[[21]], [[4300]]]],
     ),
     "depthwise, two filters a channel": (
-        "n1c2h1w2k4r1s1-g2-nobias", [[[[1, 2]], [[3, 4]]]],
-        [[[[1]]], [[[10]]], [[[100]]], [[[1000]]]], None,
+        "n1c2h1w2k4r1s1-g2-nobias",
+        [[[[1, 2]], [[3, 4]]]],
+        [[[[1]]], [[[10]]], [[[100]]], [[[1000]]]],
+        None,
         [[[[1, 2]], [[10, 20]], [[300, 400]], [[3000, 4000]]]],
     ),
     "nhwc": (
-        "n1c2h1w2k2r1s1-nhwc", [[[[1, 3], [2, 4]]]],
-        [[[[10]], [[100]]], [[[1]], [[-1]]]], [5, 6],
+        "n1c2h1w2k2r1s1-nhwc",
+        [[[[1, 3], [2, 4]]]],
+        [[[[10]], [[100]]], [[[1]], [[-1]]]],
+        [5, 6],
         [[[[315, 4], [425, 4]]]],
     ),
     "no channels": (
-        "n1c0h2w2k2r1s1", np.zeros((1, 0, 2, 2)), np.zeros((2, 0, 1, 1)), [7, 8],
+        "n1c0h2w2k2r1s1",
+        np.zeros((1, 0, 2, 2)),
+        np.zeros((2, 0, 1, 1)),
+        [7, 8],
         [[[[7, 7], [7, 7]], [[8, 8], [8, 8]]]],
     ),
     "nothing but padding": (
-        "n1c1h1w1k1r1s1-st9-p9-nobias", [[[[5]]]], [[[[3]]]], None,
+        "n1c1h1w1k1r1s1-st9-p9-nobias",
+        [[[[5]]]],
+        [[[[3]]]],
+        None,
         [[[[0, 0, 0], [0, 15, 0], [0, 0, 0]]]],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text, x, w, b, y", BY_HAND.values(), ids=BY_HAND.keys())
@@ -248,9 +256,7 @@ def test_tf32_may_be_asked_for_exact_data_of_its_own_width():
 
 
 def test_unknown_tier():
-    with pytest.raises(
-        ValueError, match="tier must be 'random', 'spot', 'exact' or 'integers', got 'odd'"
-    ):
+    with pytest.raises(ValueError, match="tier must be 'random', 'spot', 'exact' or 'integers', got 'odd'"):
         inputs(CASES["plain"], 0, "odd")
 
 
@@ -313,10 +319,7 @@ def test_half_precision_rounding_is_within_half():
     for dtype, bits in (("float16", 11), ("bfloat16", 8)):
         p = dataclasses.replace(CASES["plain"], dtype=dtype)
         x, w, b = inputs(p, 0)
-        y = convolve(
-            dataclasses.replace(p, dtype="float32"),
-            *(a.astype(np.float32) for a in (x, w, b)),
-        )
+        y = convolve(dataclasses.replace(p, dtype="float32"), *(a.astype(np.float32) for a in (x, w, b)))
         y = to_bits(y, bits) if dtype == "bfloat16" else y.astype(np.float16)
         verdict = judge(y, p, x, w, b, accuracy="half")
         assert verdict.ok, verdict.why

@@ -41,10 +41,15 @@ def enumerated_p(values):
 @pytest.mark.parametrize(
     "values",
     [
-        [1.0, 2.0, 3.0, 4.0], [0.3, -0.1, 0.2, 0.5, -0.7, 0.9], [1.0, -1.0, 1.0, 1.0, 2.0], [0.0, 0.0],
-        [0.0, 0.1, 0.2, -0.05], [-5.0] * 8, [1e-3, 40.0, -2.0, 7.0, 7.0, 1.0, 3.0, 2.5, -0.1],
+        [1.0, 2.0, 3.0, 4.0],
+        [0.3, -0.1, 0.2, 0.5, -0.7, 0.9],
+        [1.0, -1.0, 1.0, 1.0, 2.0],
+        [0.0, 0.0],
+        [0.0, 0.1, 0.2, -0.05],
+        [-5.0] * 8,
+        [1e-3, 40.0, -2.0, 7.0, 7.0, 1.0, 3.0, 2.5, -0.1],
     ],
-)  # fmt: skip
+)
 def test_p_is_the_share_of_signs_at_least_as_extreme(values):
     assert significance.p_value(values) == pytest.approx(enumerated_p(values))
 
@@ -55,10 +60,7 @@ def test_p_is_exact_under_noise_of_any_shape():
     for n in (9, 14):
         found = []
         for _ in range(4000):
-            wild = [
-                rng.choice((0.01, 0.01, 0.01, 10.0)) * rng.choice((-1, 1)) * rng.random()
-                for _ in range(n)
-            ]
+            wild = [rng.choice((0.01, 0.01, 0.01, 10.0)) * rng.choice((-1, 1)) * rng.random() for _ in range(n)]
             found.append(significance.p_value(wild))
         for level in (0.5, 0.1, 0.02):
             slack = 3 * math.sqrt(level / len(found))
@@ -72,9 +74,7 @@ def test_hopeless_never_gives_up_what_could_still_be_found():
         n = rng.randint(6, 14)
         begun = [rng.gauss(0.3, 1) for _ in range(rng.randint(0, n - 1))]
         rest = n - len(begun)
-        best = min(
-            significance.p_value(begun + [sign * (100.0 + i) for i in range(rest)]) for sign in (1, -1)
-        )
+        best = min(significance.p_value(begun + [sign * (100.0 + i) for i in range(rest)]) for sign in (1, -1))
         for level in (0.001, 0.01, 0.05):
             assert significance.hopeless(begun, n, level) == (best > level)
         tries = [begun + [rng.gauss(0, 1) for _ in range(rest)] for _ in range(5)]
@@ -84,9 +84,7 @@ def test_hopeless_never_gives_up_what_could_still_be_found():
 def test_holm_counts_the_cells_that_were_no_suspects():
     """Each p counts twice, for the two looks."""
     assert significance.holm([0.001, 0.004], family=10) == [pytest.approx(0.02), pytest.approx(0.072)]
-    assert significance.holm([0.02, 0.001, 0.25], family=3) == [
-        pytest.approx(0.08), pytest.approx(0.006), 0.5,
-    ]  # fmt: skip
+    assert significance.holm([0.02, 0.001, 0.25], family=3) == [pytest.approx(0.08), pytest.approx(0.006), 0.5]
     assert significance.holm([], family=5) == []
     assert significance.mildest_level(2, 10) == pytest.approx(0.01 / 2 / 9)
 
@@ -184,10 +182,7 @@ def test_identical_versions_raise_an_alarm_in_at_most_one_run_of_a_hundred(simul
 def test_a_slow_down_of_five_percent_is_found_in_nine_of_ten_runs_and_ten_percent_always(simulated):
     rng, runs = random.Random(6), 200
     for effect, share in ((0.05, 0.9), (0.10, 1.0)):
-        hits = [
-            simulated(Machine(rng, *QUIET), 8, {"numpy/k3": math.log1p(effect)}, seed)
-            for seed in range(runs)
-        ]
+        hits = [simulated(Machine(rng, *QUIET), 8, {"numpy/k3": math.log1p(effect)}, seed) for seed in range(runs)]
         assert sum(found["numpy/k3"] == "slower" for found in hits) >= share * runs
     faster = simulated(Machine(rng, *QUIET), 8, {"numpy/k3": math.log(0.9)}, 0)
     assert faster["numpy/k3"] == "faster" and "slower" not in faster.values()
@@ -203,9 +198,7 @@ def test_the_usual_rule_would_be_noticed(simulated, monkeypatch):
     """Teeth: at the usual 5 % for each cell, uncorrected, one run in ten or more cries wolf."""
     monkeypatch.setattr(significance, "holm", lambda p, family: list(p))
     monkeypatch.setattr(significance, "mildest_level", lambda suspects, family: 0.05)
-    monkeypatch.setattr(
-        significance, "verdict", lambda r, p, m: "slower" if p < 0.05 and r > 1 else "-"
-    )
+    monkeypatch.setattr(significance, "verdict", lambda r, p, m: "slower" if p < 0.05 and r > 1 else "-")
     rng = random.Random(8)
     found = [simulated(Machine(rng, *BUSY), 20, {}, seed) for seed in range(60)]
     assert sum("slower" in each.values() for each in found) >= 6
@@ -297,11 +290,11 @@ def test_the_fingerprint_that_moved_is_named():
     base = {"spills": 0, "implementation": "brgemm", "asm_hash": "a1", "vectors": {"width": 16}}
     head = {"spills": 14, "implementation": "reference", "asm_hash": "b2", "vectors": {"width": 1}}
     assert regress.moved(base, head) == [
-        "spills 0 -> 14", "implementation brgemm -> reference", "vectors width 16 -> 1",
-    ]  # fmt: skip
-    assert regress.moved(base, base | {"asm_hash": "b2"}) == [
-        "other machine code, with the same counts"
+        "spills 0 -> 14",
+        "implementation brgemm -> reference",
+        "vectors width 16 -> 1",
     ]
+    assert regress.moved(base, base | {"asm_hash": "b2"}) == ["other machine code, with the same counts"]
     assert regress.moved(base, {"fingerprint": "cannot be had: no disassembler"}) == []
     assert regress.moved(base, base) == regress.moved({}, head) == regress.moved(base, {}) == []
 
@@ -309,30 +302,45 @@ def test_the_fingerprint_that_moved_is_named():
 def line(verdict="slower", **more):
     side = {"status": "ok", "why": "", "visits": 4, "failures": 0, "seconds": 1e-3}
     return {
-        "kernel": "numba/direct", "problem": str(LAYER.problem), "scenario": "packed",
-        "verdict": verdict, "base": dict(side), "head": dict(side), "ratio": 1.3, "low": 1.2,
-        "high": 1.4, "moved": ["spills 0 -> 14"], **more,
-    }  # fmt: skip
+        "kernel": "numba/direct",
+        "problem": str(LAYER.problem),
+        "scenario": "packed",
+        "verdict": verdict,
+        "base": dict(side),
+        "head": dict(side),
+        "ratio": 1.3,
+        "low": 1.2,
+        "high": 1.4,
+        "moved": ["spills 0 -> 14"],
+        **more,
+    }
 
 
 def document(cells):
     summary = {
-        "compared": len(cells), "visible": 0.04, "screening_rounds": 4, "confirming_rounds": 14,
-        "suspects": 1, "round_noise": 0.01,
-    }  # fmt: skip
+        "compared": len(cells),
+        "visible": 0.04,
+        "screening_rounds": 4,
+        "confirming_rounds": 14,
+        "suspects": 1,
+        "round_noise": 0.01,
+    }
     told = findings.sentence(cells, summary, "abc", "def")
     return {
-        "cells": cells, "summary": summary, "threads": 2, "machine": "box", "command": ["python"],
-        "warnings": [], "sentence": told, "base": {"label": "abc"}, "head": {"label": "def"},
-    }  # fmt: skip
+        "cells": cells,
+        "summary": summary,
+        "threads": 2,
+        "machine": "box",
+        "command": ["python"],
+        "warnings": [],
+        "sentence": told,
+        "base": {"label": "abc"},
+        "head": {"label": "def"},
+    }
 
 
 def test_markdown_has_only_what_changed_and_fits_a_pull_request():
-    cells = [
-        line(),
-        line("cannot tell", kernel="numpy/fft"),
-        line("faster", ratio=0.5, low=0.4, high=0.6),
-    ]
+    cells = [line(), line("cannot tell", kernel="numpy/fft"), line("faster", ratio=0.5, low=0.4, high=0.6)]
     text = findings.markdown(document(cells))
     assert "**slower**" in text and "spills 0 -> 14" in text and "1.300x slower (1.200 - 1.400)" in text
     assert "2.000x faster (1.667 - 2.500)" in text and "numpy/fft" not in text
@@ -409,25 +417,29 @@ def repository(tmp_path_factory):
 def ask(repository, *arguments):
     environment = os.environ | {"PYTHONPATH": str(repository / "kernels")}
     command = [sys.executable, "-m", "benchmarks", "regress", *arguments, "--threads", "1", "-q"]
-    return subprocess.run(
-        command, cwd=repository, env=environment, capture_output=True, text=True, timeout=180
-    )
+    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=180)
 
 
 def test_a_commit_that_is_slower_and_newly_wrong(repository, tmp_path):
     page = tmp_path / "change.md"
     done = ask(
-        repository, "good", "bad", "--kernels", "numpy/planted_*", "--problems", "tiny/square",
-        "--markdown", str(page), "--json",
-    )  # fmt: skip
+        repository,
+        "good",
+        "bad",
+        "--kernels",
+        "numpy/planted_*",
+        "--problems",
+        "tiny/square",
+        "--markdown",
+        str(page),
+        "--json",
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     told = json.loads(done.stdout)
     assert told["schema"] == "convzoo.regress/1" and told["base"]["commit"] != told["head"]["commit"]
     cells = {c["kernel"].partition("_")[2]: c for c in told["cells"]}
     verdicts = {name: c["verdict"] for name, c in cells.items()}
-    expected = {
-        "same": "cannot tell", "slower": "slower", "wrong": "newly wrong", "old": "removed", "new": "new",
-    }  # fmt: skip
+    expected = {"same": "cannot tell", "slower": "slower", "wrong": "newly wrong", "old": "removed", "new": "new"}
     assert verdicts == expected, told["cells"]
     slower = cells["slower"]
     assert 1 < slower["low"] <= slower["ratio"] <= slower["high"] and slower["adjusted_p"] <= 0.01

@@ -83,9 +83,8 @@ class Trial:
 def problem(x: np.ndarray, w: np.ndarray, b: Any, g: Geometry, layout: str = "nchw") -> Conv2d:
     (N, C, H, W), (K, _, R, S) = x.shape, w.shape
     return Conv2d(
-        N, C, H, W, K, R, S, g.stride, g.pads[0] + g.pads[1], g.dilation, g.groups,
-        b is not None, str(x.dtype), layout,
-    )  # fmt: skip
+        N, C, H, W, K, R, S, g.stride, g.pads[0] + g.pads[1], g.dilation, g.groups, b is not None, str(x.dtype), layout
+    )
 
 
 Conv = Callable[..., np.ndarray]
@@ -231,9 +230,7 @@ def groups_may_be_permuted(t, conv, known):
     def rolled(a, axis):
         return np.roll(a, a.shape[axis] // G, axis)
 
-    return rolled(conv(t.x, t.w, t.b, t.g), 1), conv(
-        rolled(t.x, 1), rolled(t.w, 0), rolled(t.b, 0), t.g
-    )
+    return rolled(conv(t.x, t.w, t.b, t.g), 1), conv(rolled(t.x, 1), rolled(t.w, 0), rolled(t.b, 0), t.g)
 
 
 # --- special filters and images ----------------------------------------------------------------------
@@ -280,10 +277,7 @@ def ones_count_the_window(t, conv, known):
     x, w = np.ones((1, 1, t.H, t.W), t.dtype), np.ones((1, 1, t.R, t.S), t.dtype)
     y = conv(x, w, None, replace(t.g, groups=1))
     counts = [
-        [
-            sum(0 <= i * stride + tap * dilation - pads[0] < size for tap in range(taps))
-            for i in range(outputs)
-        ]
+        [sum(0 <= i * stride + tap * dilation - pads[0] < size for tap in range(taps)) for i in range(outputs)]
         for stride, dilation, pads, size, taps, outputs in zip(
             t.g.stride, t.g.dilation, t.g.pads, (t.H, t.W), (t.R, t.S), y.shape[2:], strict=True
         )
@@ -367,9 +361,7 @@ def broken(kernel: Any, name: str, conv: Any, seed: int) -> str | None:
     if not bad.any():
         return None
     at = tuple(int(i) for i in np.argwhere(bad)[0])
-    return (
-        f"{int(bad.sum())} of {bad.size} differ, first at {list(at)}: {left[at]:.9g}, {right[at]:.9g}"
-    )
+    return f"{int(bad.sum())} of {bad.size} differ, first at {list(at)}: {left[at]:.9g}, {right[at]:.9g}"
 
 
 def _conv_or_skip(kernel: Any, p: Conv2d) -> Any:

@@ -41,11 +41,20 @@ KERNELS = {
     "numpy/fft": (0.4, "fft", "normwise"),
 }
 HEADER = {
-    "suite": 2, "method": "compare", "machine": "test-machine", "hardware": {"cpu": "a CPU", "gpus": []},
-    "started": "2026-11-23T07:50:11+00:00", "commit": "0123456789abcdef", "dirty": False,
-    "command": ["python", "-m", "benchmarks", "compare", "--kernels", "numpy/*"], "preset": "quick",
-    "threads": 2, "scenarios": ["packed"], "seed": 7, "warnings": [],
-}  # fmt: skip
+    "suite": 2,
+    "method": "compare",
+    "machine": "test-machine",
+    "hardware": {"cpu": "a CPU", "gpus": []},
+    "started": "2026-11-23T07:50:11+00:00",
+    "commit": "0123456789abcdef",
+    "dirty": False,
+    "command": ["python", "-m", "benchmarks", "compare", "--kernels", "numpy/*"],
+    "preset": "quick",
+    "threads": 2,
+    "scenarios": ["packed"],
+    "seed": 7,
+    "warnings": [],
+}
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}<!-- /results -->|`x`$\\a$"
 
 
@@ -69,25 +78,35 @@ def written(folder: Path, rounds: int = 6, faults: dict | None = None, **header)
             if fault and fault[0] in ("unsupported", "unavailable"):
                 sweep._drop(cell, *fault)
                 continue
-            seconds = (
-                cell.layer.problem.flops * 1e-11 * KERNELS[cell.kernel][0] * rng.uniform(0.98, 1.02)
-            )
+            seconds = cell.layer.problem.flops * 1e-11 * KERNELS[cell.kernel][0] * rng.uniform(0.98, 1.02)
             reply = {
-                "status": "ok", "plan_seconds": 1e-3, "pack_seconds": 2e-5, "workspace": 4096,
-                "algorithm": KERNELS[cell.kernel][1], "accuracy": KERNELS[cell.kernel][2],
+                "status": "ok",
+                "plan_seconds": 1e-3,
+                "pack_seconds": 2e-5,
+                "workspace": 4096,
+                "algorithm": KERNELS[cell.kernel][1],
+                "accuracy": KERNELS[cell.kernel][2],
                 "error": {"max_error": 1e-7, "mean_error": 1e-8, "score": 1.5 + i, "budget": 0.1},
-                "seconds": seconds, "q25": seconds, "q75": seconds, "samples": 9, "number": 1,
-            }  # fmt: skip
+                "seconds": seconds,
+                "q25": seconds,
+                "q75": seconds,
+                "samples": 9,
+                "number": 1,
+            }
             if fault:
                 reply = {"status": fault[0], "why": fault[1]}
                 cell.status, cell.why = fault
             cell.rounds[i] = reply = record.short(reply)
             log.add({"kind": "round", "round": i, **cell.key, **reply})
     sweep.summarize("torch_cpu/builtin")
-    log.add({
-        "kind": "end", "status": "complete", "libraries": {"numpy": {"numpy": "2.4"}},
-        "sentence": "numba/direct is 2.00x faster.",
-    })  # fmt: skip
+    log.add(
+        {
+            "kind": "end",
+            "status": "complete",
+            "libraries": {"numpy": {"numpy": "2.4"}},
+            "sentence": "numba/direct is 2.00x faster.",
+        }
+    )
     log.close()
     return path
 
@@ -107,9 +126,7 @@ def rendered(*records: Path) -> tuple[str, str]:
 
 def data_of(html: str) -> dict:
     """What the page's script works with."""
-    return json.loads(
-        re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)[1]
-    )
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)[1])
 
 
 def refusal(capsys, *arguments: str) -> str:
@@ -156,16 +173,14 @@ def test_two_rounds_tell_nothing_apart():
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.0009996, "1 ms"), (0.000812, "812 µs"), (12.34, "12.3 s"), (3e-10, "0.3 ns"), (1234.5, "1,234 s"),
-     (None, "–")],
-)  # fmt: skip
+    [(0.0009996, "1 ms"), (0.000812, "812 µs"), (12.34, "12.3 s"), (3e-10, "0.3 ns"), (1234.5, "1,234 s"), (None, "–")],
+)
 def test_seconds_in_words(seconds, words):
     assert wording.seconds_text(seconds) == words
 
 
 @pytest.mark.parametrize(
-    ("speed", "words"),
-    [(1.0, "1.00×"), (0.0026, "0.0026×"), (12.34, "12.3×"), (99.96, "100×"), (1234.4, "1,234×")],
+    ("speed", "words"), [(1.0, "1.00×"), (0.0026, "0.0026×"), (12.34, "12.3×"), (99.96, "100×"), (1234.4, "1,234×")]
 )
 def test_speed_in_words(speed, words):
     assert wording.speed_text(speed) == words
@@ -231,24 +246,29 @@ def test_help_imports_nothing_heavy():
         "with contextlib.suppress(SystemExit): main(['--help'])\n"
         "print(*({'numpy', 'matplotlib', 'jinja2', 'torch', 'convzoo', 'PIL'} & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "decompose" in done.stdout and done.stderr.strip() == ""
 
 
 def test_page_says_what_was_measured(tmp_path):
     faults = {("numpy/im2col", PROBLEMS[2]): ("unsupported", "needs a smaller image")}
-    html, summary = rendered(
-        written(tmp_path, faults=faults, warnings=["the governor is powersave"], dirty=True)
-    )
+    html, summary = rendered(written(tmp_path, faults=faults, warnings=["the governor is powersave"], dirty=True))
     page = Page(html)
     for words in (
-        "test-machine, 2 threads", "0123456789 + uncommitted changes", "2026-11-23 07:50 UTC",
-        "numba/direct is 2.00x faster.", "While measuring: the governor is powersave", "needs a smaller image",
-        "numpy 2.4", "a CPU", "python -m benchmarks compare --kernels 'numpy/*'", "at least elementwise",
-        "at least normwise", "What this page cannot tell", "What is timed, and what is not",
-    ):  # fmt: skip
+        "test-machine, 2 threads",
+        "0123456789 + uncommitted changes",
+        "2026-11-23 07:50 UTC",
+        "numba/direct is 2.00x faster.",
+        "While measuring: the governor is powersave",
+        "needs a smaller image",
+        "numpy 2.4",
+        "a CPU",
+        "python -m benchmarks compare --kernels 'numpy/*'",
+        "at least elementwise",
+        "at least normwise",
+        "What this page cannot tell",
+        "What is timed, and what is not",
+    ):
         assert words in page.text, words
     assert 'role="alert"' not in html
     data = data_of(html)
@@ -260,12 +280,7 @@ def test_page_says_what_was_measured(tmp_path):
     assert {k["name"] for k in data["kernels"] if k["effective"]} == {"numpy/fft"}
     for group, n in (("ran", 11), ("wrong", 0), ("failed", 0), ("skipped", 1)):
         assert re.search(rf"<b>{n}</b> {group} ", html), group
-    for words in (
-        "machine: test-machine",
-        "numba/direct",
-        "**told apart**",
-        "1 unsupported: needs a smaller image",
-    ):
+    for words in ("machine: test-machine", "numba/direct", "**told apart**", "1 unsupported: needs a smaller image"):
         assert words in summary, words
 
 
@@ -304,10 +319,7 @@ def test_a_problem_of_few_rounds_does_not_spoil_the_answer(tmp_path):
 
     run = collect([rewritten(written(tmp_path), shortened)]).runs[0]
     (group,) = views.page(run, 1)["headlines"]
-    assert (
-        group["problems"] == "2 problems"
-        and group["without"] == "without layer0: too few rounds to tell"
-    )
+    assert group["problems"] == "2 problems" and group["without"] == "without layer0: too few rounds to tell"
     assert group["lines"][0]["sure"] and "round" not in group["lines"][0]["speed"]
 
 
@@ -319,9 +331,7 @@ def test_batches_and_layouts_are_ranked_apart(tmp_path):
         mine = [replace(x, problem=replace(x.problem, N=batch, layout=layout)) for x in layers]
         path = many_records.record(tmp_path, "m", many_records.kernels(4), mine, seed=i)
         network = {"net": [[x.name, str(x.problem), x.count] for x in mine]}
-        paths.append(
-            rewritten(path, lambda x, n=network: x | {"networks": n} if x["kind"] == "run" else x)
-        )
+        paths.append(rewritten(path, lambda x, n=network: x | {"networks": n} if x["kind"] == "run" else x))
     view = views.page(collect(paths).runs[0], 1)
     kinds = ["nchw, float32, batch 1", "nchw, float32, batch 16", "nhwc, float32, batch 16"]
     assert sorted(g["name"] for g in view["headlines"]) == [f"cpu, packed, {kind}" for kind in kinds]
@@ -331,10 +341,15 @@ def test_batches_and_layouts_are_ranked_apart(tmp_path):
 
 def test_warnings_that_differ_in_a_number_are_said_once(tmp_path):
     paths = [
-        written(tmp_path / str(i), started=f"2026-11-2{i}T00:00:00", warnings=[f"other work: load {i}.5"],
-                kernels=list(KERNELS), problems=[["a", PROBLEMS[i], 1]])
+        written(
+            tmp_path / str(i),
+            started=f"2026-11-2{i}T00:00:00",
+            warnings=[f"other work: load {i}.5"],
+            kernels=list(KERNELS),
+            problems=[["a", PROBLEMS[i], 1]],
+        )
         for i in range(3)
-    ]  # fmt: skip
+    ]
     paths = [
         rewritten(p, lambda x, i=i: x if x.get("problem", PROBLEMS[i]) == PROBLEMS[i] else None).rename(
             p.with_name(f"{i}.jsonl")
@@ -347,10 +362,7 @@ def test_warnings_that_differ_in_a_number_are_said_once(tmp_path):
 
 def test_network_time_weighs_layers(tmp_path):
     """Two layers, of which one occurs three times: the sum is of counts times seconds."""
-    networks = {
-        "net": [["a", PROBLEMS[0], 1], ["b", PROBLEMS[1], 3]],
-        "gone": [["c", "n1c9h9w9k9r1s1", 1]],
-    }
+    networks = {"net": [["a", PROBLEMS[0], 1], ["b", PROBLEMS[1], 3]], "gone": [["c", "n1c9h9w9k9r1s1", 1]]}
     run = collect([written(tmp_path, networks=networks)]).runs[0]
     found = answer.networks(run)
     assert {n.name for n in found} == {"net"}  # a layer that was not timed leaves no sum
@@ -360,9 +372,7 @@ def test_network_time_weighs_layers(tmp_path):
     bill = next(b for b in strict.bills if b.kernel == "numpy/im2col")
     parts = [seconds["numpy/im2col", q] for q in PROBLEMS[:2]]
     assert bill.seconds[0] == pytest.approx(parts[0] + 3 * parts[1])
-    assert strict.bills[0].seconds[0] <= bill.seconds[0] and "numpy/fft" not in [
-        b.kernel for b in strict.bills
-    ]
+    assert strict.bills[0].seconds[0] <= bill.seconds[0] and "numpy/fft" not in [b.kernel for b in strict.bills]
     assert any("numpy/fft" in b.wins for n in found if n.need == "normwise" for b in n.bills)
 
 
@@ -425,22 +435,18 @@ def test_same_record_gives_the_same_bytes(tmp_path):
     for seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-m", "reports", "render", str(path), "--out", str(tmp_path / seed)],
-            cwd=ROOT, env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT / "kernels"), "HOME": str(tmp_path)},
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT / "kernels"), "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         files = done.stdout.splitlines()
-        assert [Path(f).name for f in files[:4]] == [
-            "report.html",
-            "README.md",
-            "cells.csv",
-            "report.json",
-        ]
+        assert [Path(f).name for f in files[:4]] == ["report.html", "README.md", "cells.csv", "report.json"]
         assert len(files) > 5 and all(f.endswith(".svg") for f in files[4:])
         assert tuple(Path(f).read_text("utf-8") for f in files[:2]) == first
         for f in files:
-            assert (path.parent / "out" / Path(f).relative_to(tmp_path / seed)).read_bytes() == Path(
-                f
-            ).read_bytes()
+            assert (path.parent / "out" / Path(f).relative_to(tmp_path / seed)).read_bytes() == Path(f).read_bytes()
 
 
 def test_work_shared_among_cores_gives_the_same_bytes(tmp_path, monkeypatch):
@@ -454,9 +460,7 @@ def test_work_shared_among_cores_gives_the_same_bytes(tmp_path, monkeypatch):
 def test_page_asks_nothing_of_a_network_and_runs_one_script(tmp_path):
     html, _ = rendered(written(tmp_path))
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#|data:,)""", html)
-    named = html.replace(
-        '"http://www.w3.org/2000/svg"', ""
-    )  # the name of a vocabulary, never asked for
+    named = html.replace('"http://www.w3.org/2000/svg"', "")  # the name of a vocabulary, never asked for
     assert "url(http" not in named and "@import" not in named and "://" not in named
     script = re.search(r"<script>(.*?)</script>", html, re.S)[1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -470,32 +474,19 @@ def hostile(line: dict) -> dict:
         if key in line:
             line[key] = EVIL + "\u202e\ud800\x00"
     if line["kind"] == "run":
-        line |= {
-            "hardware": {EVIL: [{EVIL: EVIL}], "cpu": None},
-            "command": ["python", EVIL],
-            "warnings": [EVIL, 3],
-        }
+        line |= {"hardware": {EVIL: [{EVIL: EVIL}], "cpu": None}, "command": ["python", EVIL], "warnings": [EVIL, 3]}
         line |= {"threads": {"n": EVIL}, "seed": math.nan}
     if line.get("kernel") == "numpy/im2col":
         line["kernel"] = EVIL
     if line["kind"] == "cell" and line["kernel"] == "numpy/fft":
-        line |= {
-            "seconds": math.nan,
-            "flops": "many",
-            "error": "NaN",
-            "low": math.inf,
-            "workspace": True,
-        }
+        line |= {"seconds": math.nan, "flops": "many", "error": "NaN", "low": math.inf, "workspace": True}
     if line["kind"] == "end":
         line["libraries"] = {EVIL: {EVIL: EVIL}, "numpy": None}
     return line
 
 
 def test_hostile_record_neither_runs_nor_breaks_the_page(tmp_path):
-    faults = {
-        ("numba/direct", PROBLEMS[0]): ("wrong", "x"),
-        ("numba/direct", PROBLEMS[1]): ("unsupported", "x"),
-    }
+    faults = {("numba/direct", PROBLEMS[0]): ("wrong", "x"), ("numba/direct", PROBLEMS[1]): ("unsupported", "x")}
     html, summary = rendered(rewritten(written(tmp_path, faults=faults), hostile))
     page = Page(html)
     assert page.tags.count("script") == 2 and "img" not in page.tags  # the data, and the script itself
@@ -509,19 +500,13 @@ def test_hostile_record_neither_runs_nor_breaks_the_page(tmp_path):
 
 def test_data_cannot_end_its_element():
     words = embedded({"a": "</script><!--<script>&\u2028"})
-    assert (
-        "<" not in words
-        and ">" not in words
-        and json.loads(words) == {"a": "</script><!--<script>&\u2028"}
-    )
+    assert "<" not in words and ">" not in words and json.loads(words) == {"a": "</script><!--<script>&\u2028"}
 
 
 def test_spreadsheet_takes_no_cell_for_a_formula(tmp_path):
     from reports import export
 
-    path = rewritten(
-        written(tmp_path), lambda line: line | {"kernel": "=cmd|x"} if "kernel" in line else line
-    )
+    path = rewritten(written(tmp_path), lambda line: line | {"kernel": "=cmd|x"} if "kernel" in line else line)
     table = export.as_csv(export.rows(collect([path]).runs))
     assert "'=cmd|x" in table and ",=cmd" not in table
 
@@ -529,10 +514,16 @@ def test_spreadsheet_takes_no_cell_for_a_formula(tmp_path):
 def test_missing_fields_and_foreign_lines_still_render(tmp_path):
     path = tmp_path / "bare.jsonl"
     lines = [
-        {"schema": "convzoo.record/1", "kind": "run"}, {"kind": "cell"}, {}, {"kind": ["x"]}, {"kind": "round"},
-        {"kind": "skip", "kernel": "a/b"}, {"kind": "cell", "kernel": "a/c", "status": "ok"},
-        {"kind": "cell", "kernel": "a/d", "problem": "p", "status": "ok", "seconds": 1e-3}, {"kind": "end"},
-    ]  # fmt: skip
+        {"schema": "convzoo.record/1", "kind": "run"},
+        {"kind": "cell"},
+        {},
+        {"kind": ["x"]},
+        {"kind": "round"},
+        {"kind": "skip", "kernel": "a/b"},
+        {"kind": "cell", "kernel": "a/c", "status": "ok"},
+        {"kind": "cell", "kernel": "a/d", "problem": "p", "status": "ok", "seconds": 1e-3},
+        {"kind": "end"},
+    ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     html, summary = rendered(path)
     assert "machine not recorded" in html and "the record holds no time for it" in html
@@ -562,30 +553,29 @@ def test_machines_side_by_side(tmp_path):
     second = written(tmp_path / "two", rounds=4, machine="other-machine", threads=8)
     html, summary = rendered(first, second)
     assert "Which machine" in Page(html).text and "## Which machine" in summary
-    assert [m["label"] for m in data_of(html)["machines"]] == [
-        "test-machine, 2 threads",
-        "other-machine, 8 threads",
-    ]
+    assert [m["label"] for m in data_of(html)["machines"]] == ["test-machine, 2 threads", "other-machine, 8 threads"]
     assert "## test-machine, 2 threads" in summary and "## other-machine, 8 threads" in summary
 
 
 def test_newest_record_of_a_race_counts(tmp_path):
     """A later look at two kernels replaces no table of four; a later table does."""
-    old = written(
-        tmp_path / "a", machine="m", kernels=list(KERNELS), started="2026-11-01T00:00:00+00:00"
-    )
-    new = written(
-        tmp_path / "b", machine="m", kernels=list(KERNELS), started="2026-11-02T00:00:00+00:00"
-    )
+    old = written(tmp_path / "a", machine="m", kernels=list(KERNELS), started="2026-11-01T00:00:00+00:00")
+    new = written(tmp_path / "b", machine="m", kernels=list(KERNELS), started="2026-11-02T00:00:00+00:00")
     new = new.rename(new.with_name("new.jsonl"))
     (run,) = collect([old, new]).runs
     assert {c.source for c in run.cells} == {"new"} and len(run.cells) == len(KERNELS) * len(PROBLEMS)
-    narrow = rewritten(new, lambda x: x | {"kernels": ["numpy/fft"]} if x["kind"] == "run" else
-                       None if x.get("kernel", "numpy/fft") != "numpy/fft" else x)  # fmt: skip
-    (run,) = collect([old, narrow]).runs
-    assert {c.source for c in run.cells} == {old.stem} and len(run.cells) == len(KERNELS) * len(
-        PROBLEMS
+    narrow = rewritten(
+        new,
+        lambda x: (
+            x | {"kernels": ["numpy/fft"]}
+            if x["kind"] == "run"
+            else None
+            if x.get("kernel", "numpy/fft") != "numpy/fft"
+            else x
+        ),
     )
+    (run,) = collect([old, narrow]).runs
+    assert {c.source for c in run.cells} == {old.stem} and len(run.cells) == len(KERNELS) * len(PROBLEMS)
 
 
 def test_speeds_of_all_records_are_against_one_baseline(tmp_path):
@@ -627,9 +617,7 @@ def test_a_step_takes_evidence(tmp_path, factors, rounds, steps):
     layers = resolve(["tiny"])[:1]
     paths = []
     for commit, factor in enumerate(factors):
-        path = many_records.record(
-            tmp_path, "m", many_records.kernels(2), layers, commit=commit, rounds=rounds
-        )
+        path = many_records.record(tmp_path, "m", many_records.kernels(2), layers, commit=commit, rounds=rounds)
 
         def slowed(line, factor=factor):
             times = {k: line[k] * factor for k in ("seconds", "low", "high") if k in line}
@@ -660,15 +648,29 @@ def test_two_versions_are_compared_on_a_page_of_their_own(tmp_path, capsys):
     """What changed, what could not be told apart, and what was amiss while it was measured."""
     time = {"seconds": 1e-3, "status": "ok"}
     cells = [
-        {"kernel": "numba/direct", "problem": PROBLEMS[0], "scenario": "packed", "verdict": verdict,
-         "ratio": ratio, "low": ratio - 0.01, "high": ratio + 0.01, "base": time, "head": time}
+        {
+            "kernel": "numba/direct",
+            "problem": PROBLEMS[0],
+            "scenario": "packed",
+            "verdict": verdict,
+            "ratio": ratio,
+            "low": ratio - 0.01,
+            "high": ratio + 0.01,
+            "base": time,
+            "head": time,
+        }
         for verdict, ratio in (("slower", 1.25), ("cannot tell", 1.005))
-    ]  # fmt: skip
+    ]
     document = {
-        "schema": "convzoo.regress/1", "machine": "a-machine", "sentence": "1 cell is slower.",
-        "base": {"label": "v1"}, "head": {"label": "v2"}, "cells": cells, "warnings": ["the fan has stopped"],
+        "schema": "convzoo.regress/1",
+        "machine": "a-machine",
+        "sentence": "1 cell is slower.",
+        "base": {"label": "v1"},
+        "head": {"label": "v2"},
+        "cells": cells,
+        "warnings": ["the fan has stopped"],
         "command": ["python", "-m", "benchmarks", "regress", "v1", "v2"],
-    }  # fmt: skip
+    }
     path = tmp_path / "v1-v2.json"
     path.write_text(json.dumps(document))
     html, page = rendered(path)
@@ -687,9 +689,7 @@ def test_two_versions_are_compared_on_a_page_of_their_own(tmp_path, capsys):
 
 def test_default_folder_is_named_after_the_record():
     path = Path("../../etc/a b.jsonl")
-    assert command.folder_of([path]) == "a-b" and command.folder_of([path, path]).endswith(
-        "-and-1-more"
-    )
+    assert command.folder_of([path]) == "a-b" and command.folder_of([path, path]).endswith("-and-1-more")
 
 
 README = f"# Title\n\n{markdown.BEGIN}\nstale\n{markdown.END}\n\nmore\n"
@@ -711,11 +711,7 @@ def test_build_writes_everything_and_check_finds_what_is_old(tmp_path, capsys):
     assert (tmp_path / "README.md").read_text() == README and not (room / "report.html").exists()
     assert command.main(build) == 0 and command.main([*build, "--check"]) == 0
     text = (tmp_path / "README.md").read_text("utf-8")
-    assert (
-        text.startswith("# Title\n")
-        and text.endswith(f"{markdown.END}\n\nmore\n")
-        and "stale" not in text
-    )
+    assert text.startswith("# Title\n") and text.endswith(f"{markdown.END}\n\nmore\n") and "stale" not in text
     facts = next(line for line in text.splitlines() if line.startswith("machine: test-machine"))
     for words in ("2026-11-23", "commit: 0123456789", "threads: 2", "scenario: packed"):
         assert words in facts
@@ -724,9 +720,7 @@ def test_build_writes_everything_and_check_finds_what_is_old(tmp_path, capsys):
     assert rows["numba/direct"].count("**") == 2 * len(PROBLEMS) and "**" not in rows["numpy/fft"]
     assert "| normwise |" in rows["numpy/fft"] and "(1.00×)" in rows["torch_cpu/builtin"]
     (room / "cells.csv").write_text("old")
-    assert (
-        command.main([*build, "--check"]) == 1 and "cells.csv is out of date" in capsys.readouterr().err
-    )
+    assert command.main([*build, "--check"]) == 1 and "cells.csv is out of date" in capsys.readouterr().err
 
 
 def test_readme_shows_the_most_threads_of_the_newest_machine(tmp_path):

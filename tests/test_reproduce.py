@@ -55,10 +55,7 @@ def test_the_undisturbed_time_is_held_as_often_as_stated():
 
 def rounds(rng, seconds, n, spread=0.06):
     """Rounds as machines give them: a floor, noise that only adds, and now and then another program."""
-    return [
-        seconds * math.exp(rng.expovariate(1 / spread) + (0.5 if rng.random() < 0.1 else 0))
-        for _ in range(n)
-    ]
+    return [seconds * math.exp(rng.expovariate(1 / spread) + (0.5 if rng.random() < 0.1 else 0)) for _ in range(n)]
 
 
 @pytest.mark.parametrize("busy", ["neither", "there", "here"])
@@ -69,9 +66,7 @@ def test_honest_cells_are_inside_however_busy_either_machine_was(busy):
     found = {agreement.INSIDE: 0, agreement.FAST: 0, agreement.SLOW: 0}
     for _ in range(1000):
         there = rounds(rng, 1e-3, 4, spread["there"])
-        found[
-            agreement.shift(there, rounds(rng, 1e-3, agreement.CONFIRMED, spread["here"])).verdict
-        ] += 1
+        found[agreement.shift(there, rounds(rng, 1e-3, agreement.CONFIRMED, spread["here"])).verdict] += 1
     assert found[agreement.FAST] <= 5 and found[agreement.SLOW] <= 1000 * agreement.LEVEL
 
 

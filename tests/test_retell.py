@@ -23,17 +23,11 @@ SEED = (retell.PROBLEM,)
 
 def test_the_committed_page_is_what_its_code_prints_and_its_record_says(tmp_path, capsys, monkeypatch):
     for library in ("torch", "PIL", "matplotlib"):
-        pytest.importorskip(
-            library, reason=f"the page needs {library}: pip install 'convzoo[cpu,report]'"
-        )
+        pytest.importorskip(library, reason=f"the page needs {library}: pip install 'convzoo[cpu,report]'")
     name = retell.written_from(PAGE.read_text("utf-8"))
     text = retell.page(ROOM / name, name)
     assert text == PAGE.read_text("utf-8"), "out of date; to write it: python -m reports retell"
-    assert (
-        "below 1e-7: True" in text
-        and text.count("right: True") == len(retell.CLIMB)
-        and "False" not in text
-    )
+    assert "below 1e-7: True" in text and text.count("right: True") == len(retell.CLIMB) and "False" not in text
     monkeypatch.setattr(retell, "page", lambda record, called: text)
     copy = Path(shutil.copy(PAGE, tmp_path))
     assert command.main(["retell", "--check", "--out", str(copy)]) == 0
@@ -60,25 +54,16 @@ def test_numbers_come_from_the_record(tmp_path):
     assert told["rows"][-1]["whole"] == "2,187×" and told["first_time"] == "92.3 µs"
     step = told["step"]("numba/naive", "numpy/per_channel")
     assert step.startswith("takes 30.8 µs, 3.00× faster than numpy/per_channel (")
-    assert (
-        f"{retell.CLIMB[-1]} is the fastest" in told["ending"] and "350 GFLOP/s" in told["limit_words"]
-    )
+    assert f"{retell.CLIMB[-1]} is the fastest" in told["ending"] and "350 GFLOP/s" in told["limit_words"]
 
 
 def test_a_step_that_is_slower_or_missing_or_unsure_is_said_to_be(tmp_path):
     kernels = {k: v for k, v in CLIMB.items() if k != "numba/parallel"}
-    kernels |= {
-        "numpy/shifted": (9.0, "direct", "elementwise"),
-        "numpy/im2col": (9.0, "gemm", "elementwise"),
-    }
+    kernels |= {"numpy/shifted": (9.0, "direct", "elementwise"), "numpy/im2col": (9.0, "gemm", "elementwise")}
     told = retell.numbers(load(written(tmp_path, kernels=kernels, problems=SEED, noise=0.05)))
     assert told["step"]("numba/parallel", "numba/naive") == "was not timed in this record"
-    assert re.search(
-        r"here 2[5-9]\.\d× as long as numba/naive", told["step"]("numpy/shifted", "numba/naive")
-    )
-    assert "which the rounds cannot tell from numpy/shifted" in told["step"](
-        "numpy/im2col", "numpy/shifted"
-    )
+    assert re.search(r"here 2[5-9]\.\d× as long as numba/naive", told["step"]("numpy/shifted", "numba/naive"))
+    assert "which the rounds cannot tell from numpy/shifted" in told["step"]("numpy/im2col", "numpy/shifted")
 
 
 def test_refusals(tmp_path, capsys):
@@ -87,12 +72,8 @@ def test_refusals(tmp_path, capsys):
         retell.numbers(load(path))
     with pytest.raises(Unreadable, match="no record below"):
         retell.newest(tmp_path)
-    (tmp_path / "old.md").write_text(
-        "<!-- Written by x from t and records/box/gone.jsonl; edit the template. -->"
-    )
+    (tmp_path / "old.md").write_text("<!-- Written by x from t and records/box/gone.jsonl; edit the template. -->")
     with pytest.raises(SystemExit) as stopped:
         command.main(["retell", "--check", "--out", str(tmp_path / "old.md")])
     said = capsys.readouterr().err
-    assert (
-        stopped.value.code == 3 and "gone.jsonl, which is not there" in said and said.count("\n") == 1
-    )
+    assert stopped.value.code == 3 and "gone.jsonl, which is not there" in said and said.count("\n") == 1

@@ -19,17 +19,19 @@ from convzoo import Conv2d
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 
-ARGUMENTS = (
-    "compare", "--kernels", "numpy/shifted", "numpy/windows", "--problems", "tiny", "--rounds", "3", "-q",
-)  # fmt: skip
+ARGUMENTS = ("compare", "--kernels", "numpy/shifted", "numpy/windows", "--problems", "tiny", "--rounds", "3", "-q")
 
 
 def begin(root, *arguments):
     environment = os.environ | {"PYTHONPATH": f"{root / 'kernels'}{os.pathsep}{root}"}
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks", *arguments],
-        cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def rounds(path):
@@ -185,9 +187,7 @@ def test_full_disk_is_one_sentence(clean_tree, tmp_path):
         f"import sys\nfrom benchmarks.__main__ import main\nsys.exit(main({list(ARGUMENTS)!r}))"
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'kernels'}{os.pathsep}{ROOT}"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
 
@@ -314,9 +314,7 @@ def test_shared_memory_without_end_is_crashed(tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_what_leaves_the_workers_group_ends_with_it(tmp_path):
     mark = f"3.14159{os.getpid()}"  # another run of this test may be under way
-    body = (
-        f"calls[0] == 1 and __import__('subprocess').Popen(['sleep', '{mark}'], start_new_session=True)"
-    )
+    body = f"calls[0] == 1 and __import__('subprocess').Popen(['sleep', '{mark}'], start_new_session=True)"
     ended(tmp_path, body)
     commands = [path.read_bytes() for path in _readable(Path("/proc").glob("[0-9]*/cmdline"))]
     assert not [c for c in commands if mark.encode() in c]

@@ -27,8 +27,7 @@ LIBRARIES = {
 }
 VOCABULARY = {"convzoo.problem", "convzoo.plan"}
 FRAMEWORK = {
-    "convzoo." + name
-    for name in ("problem", "plan", "reference", "arguments", "backends", "catalog", "conv2d")
+    "convzoo." + name for name in ("problem", "plan", "reference", "arguments", "backends", "catalog", "conv2d")
 }
 # what each file of the framework may import beside the standard library, at its top level
 CORE = {
@@ -96,9 +95,7 @@ def _kernels(root: Path) -> Iterator[tuple[Path, int, str]]:
             if found.top and path.stem not in CORE:
                 yield path, found.line, "is no known file of the framework: say here what it may import"
                 break
-            if not within(
-                found.module, STANDARD | CORE[path.stem] | (set() if found.top else FRAMEWORK)
-            ):
+            if not within(found.module, STANDARD | CORE[path.stem] | (set() if found.top else FRAMEWORK)):
                 yield path, found.line, f"must not import {found.module}"
     for path in sorted(home.glob("*/*.py")):
         folder = path.parent.name
@@ -128,17 +125,11 @@ def _benchmarks(root: Path) -> Iterator[tuple[Path, int, str]]:
             if within(found.module, {"reports", "tests"}) or _kernel_folders(found.module):
                 yield path, found.line, f"must not import {found.module}"
             elif found.top and not within(found.module, STANDARD | {"convzoo", "benchmarks"}):
-                yield (
-                    path,
-                    found.line,
-                    f"must import {found.module} inside a function: asv imports this file",
-                )
+                yield (path, found.line, f"must import {found.module} inside a function: asv imports this file")
         if path.name == "bench_conv2d.py":  # the one file whose functions are meant to be taken
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and ASV_FUNCTION.match(
-                node.name
-            ):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and ASV_FUNCTION.match(node.name):
                 yield path, node.lineno, f"asv would take the function {node.name} for a benchmark"
             if isinstance(node, ast.ClassDef) and ASV_CLASS.match(node.name):
                 yield path, node.lineno, f"asv would take the class {node.name} for a benchmark"
@@ -184,9 +175,7 @@ def test_importing_imports_no_optional_library(statement):
         "print(*sorted({'torch', 'cupy', 'numba', 'asv', 'scipy', 'matplotlib', 'onnx', 'onnxruntime', "
         "'openvino', 'ncnn'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == []
 
 
@@ -285,8 +274,7 @@ def test_allowed_imports_are_allowed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, source, what",
-    [(name, source, what) for name, each in PLANTED.items() for source, what in each.items()],
+    "name, source, what", [(name, source, what) for name, each in PLANTED.items() for source, what in each.items()]
 )
 def test_planted_fault_is_seen(tmp_path, name, source, what):
     plant(tmp_path, name, source)

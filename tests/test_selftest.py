@@ -31,8 +31,9 @@ def ask(*arguments):
 def not_as_it_must(document):
     cells = [
         f"{c['kernel']} on {c['problem']}: must be {c['expected']}, is {c['status']}: {c['why']}"
-        for c in document["cells"] if not c["as_it_must"]
-    ]  # fmt: skip
+        for c in document["cells"]
+        if not c["as_it_must"]
+    ]
     survivors = [f"{s['where']}: {s['change']}" for m in document["mutants"] for s in m["survivors"]]
     return "\n".join(cells + survivors)
 
@@ -69,9 +70,7 @@ def test_every_mutant_of_numpy_is_rejected_or_argued_away():
 
 
 def test_compiled_mutants_are_rejected_and_the_kernel_passes():
-    pytest.importorskip(
-        "numba", reason="they are mutants of Numba's kernels: pip install convzoo[numba]"
-    )
+    pytest.importorskip("numba", reason="they are mutants of Numba's kernels: pip install convzoo[numba]")
     [score] = mutants.run(["numba/unpacked"], sample=4, seed=1)
     assert score["mutants"] == 4 < score["places"] and not score["survivors"] + score["refuted"]
     assert score["rejected"] > 1, "those argued away are few"
@@ -80,9 +79,7 @@ def test_compiled_mutants_are_rejected_and_the_kernel_passes():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", compiled_mutants.FILES)
 def test_every_compiled_mutant_that_is_drawn_is_rejected_or_argued_away(name):
-    pytest.importorskip(
-        "numba", reason="they are mutants of Numba's kernels: pip install convzoo[numba]"
-    )
+    pytest.importorskip("numba", reason="they are mutants of Numba's kernels: pip install convzoo[numba]")
     [score] = mutants.run([name])
     assert not score["survivors"], "\n".join(f"{s['where']}: {s['change']}" for s in score["survivors"])
     assert not score["refuted"], "argued away, and yet rejected"
@@ -90,9 +87,7 @@ def test_every_compiled_mutant_that_is_drawn_is_rejected_or_argued_away(name):
 
 def test_own_bad_kernels(tmp_path, monkeypatch):
     """A folder of one's own: what is wrong is caught; what is right there is a failure of the folder."""
-    monkeypatch.setattr(
-        bad_kernels, "FAULTS", {"zeros": bad_kernels.FAULTS["zeros"]}
-    )  # one is enough here
+    monkeypatch.setattr(bad_kernels, "FAULTS", {"zeros": bad_kernels.FAULTS["zeros"]})  # one is enough here
     folder = tmp_path / "python"
     folder.mkdir()
     head = '"""Planted."""\nimport numpy as np\nfrom convzoo.plan import Plan\n'
@@ -105,14 +100,8 @@ def test_own_bad_kernels(tmp_path, monkeypatch):
     )
     (folder / "broken.py").write_text("def plan(p:\n")
     rows = selftest.run(["python/*"], tmp_path)
-    own = {
-        r["kernel"]: (r["status"], r["as_it_must"])
-        for r in rows
-        if r["headline"].startswith("your own")
-    }
-    assert own == {
-        "python/nothing": ("wrong", True), "python/right": ("ok", False), "python/broken": ("crashed", True),
-    }  # fmt: skip
+    own = {r["kernel"]: (r["status"], r["as_it_must"]) for r in rows if r["headline"].startswith("your own")}
+    assert own == {"python/nothing": ("wrong", True), "python/right": ("ok", False), "python/broken": ("crashed", True)}
     assert not selftest.passed(rows, [])
 
 
@@ -162,10 +151,16 @@ def test_one_thread_is_tried_where_the_timing_has_more(tmp_path, backend, thread
     assert fault.fits(backend) and not fault.fits("numpy")
     crew = Crew(threads, 60.0)
     try:
-        reply = crew.ask({
-            "kernel": f"{backend}/{fault.name}", "problem": selftest.AWKWARD, "scenario": "packed",
-            "seed": 0, "path": str(path), "effort": asdict(selftest.EFFORT),
-        })  # fmt: skip
+        reply = crew.ask(
+            {
+                "kernel": f"{backend}/{fault.name}",
+                "problem": selftest.AWKWARD,
+                "scenario": "packed",
+                "seed": 0,
+                "path": str(path),
+                "effort": asdict(selftest.EFFORT),
+            }
+        )
     finally:
         crew.close()
     assert reply["status"] == "wrong" and said in reply["why"], reply
@@ -250,11 +245,18 @@ def test_mutations_are_the_mistakes_people_make(monkeypatch, tmp_path):
     )
     found = changes(source, monkeypatch, tmp_path)
     for expected in (
-        "(stride_w, stride_h), top = p.stride, p.padding[0]", "for r in range(p.R - 1):",
-        "for r in range(1, p.R):", "for r in range(p.S):", "if r * stride_w < top:", "if r * stride_h <= top:",
-        "y[r] = x[r].copy()", "y[r] += x[r + 1].copy()", "y[r] += x[r]", "pass",
+        "(stride_w, stride_h), top = p.stride, p.padding[0]",
+        "for r in range(p.R - 1):",
+        "for r in range(1, p.R):",
+        "for r in range(p.S):",
+        "if r * stride_w < top:",
+        "if r * stride_h <= top:",
+        "y[r] = x[r].copy()",
+        "y[r] += x[r + 1].copy()",
+        "y[r] += x[r]",
+        "pass",
         "(stride_h, stride_w), top = p.stride, p.padding[1]",
-    ):  # fmt: skip
+    ):
         assert expected in found, found
     assert not any("workspace" in line for line in found), "the workspace is no part of the output"
     swapped = {"y[s] += x[r].copy()", "if r * stride_h < left:"} & found
@@ -269,9 +271,7 @@ def test_an_edit_leaves_other_mutants_drawn():
 
 
 def test_a_file_is_judged_whose_kernel_takes_few_problems():
-    pytest.importorskip(
-        "numba", reason="they are mutants of Numba's kernels: pip install convzoo[numba]"
-    )
+    pytest.importorskip("numba", reason="they are mutants of Numba's kernels: pip install convzoo[numba]")
     name = "numba/winograd_small"  # it needs 32 channels
     assert compiled_mutants.files([name]) == [name]
 
@@ -297,12 +297,8 @@ print([f.name for f in Path(sys.argv[1]).rglob("*few_channels*")])
 
 
 def test_what_lies_beside_y_is_closed_nobody_hangs_and_no_mutant_comes_into_a_cache(tmp_path):
-    pytest.importorskip(
-        "numba", reason="they are mutants of Numba's kernels: pip install convzoo[numba]"
-    )
-    env = os.environ | {
-        "PYTHONPATH": f"{ROOT / 'kernels'}{os.pathsep}{ROOT}", "NUMBA_CACHE_DIR": str(tmp_path),
-    }  # fmt: skip
+    pytest.importorskip("numba", reason="they are mutants of Numba's kernels: pip install convzoo[numba]")
+    env = os.environ | {"PYTHONPATH": f"{ROOT / 'kernels'}{os.pathsep}{ROOT}", "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", BESIDE, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     said = ["lives", "ends its process", "ends its process", "[]"]
@@ -319,14 +315,7 @@ def test_every_argument_fits_a_mutant():
 
 def test_bad_kernels_import_nothing_but_the_standard_library_at_the_top():
     """asv imports every module of benchmarks."""
-    for name in (
-        "bad_kernels",
-        "selftest",
-        "mutants",
-        "compiled_mutants",
-        "doubts",
-        "equivalent_mutants",
-    ):
+    for name in ("bad_kernels", "selftest", "mutants", "compiled_mutants", "doubts", "equivalent_mutants"):
         tree = ast.parse((ROOT / "benchmarks" / f"{name}.py").read_text())
         top = {a.name for n in tree.body if isinstance(n, ast.Import) for a in n.names}
         assert top <= set(sys.stdlib_module_names), name
@@ -344,7 +333,9 @@ def test_what_some_hundred_calls_keep_is_no_leak(upto, found):
 
     backend = types.SimpleNamespace(synchronize=lambda: None)
     cell = types.SimpleNamespace(
-        call=call, inputs=[None], problem=convzoo.Conv2d.parse("n1c1h9w9k1r3s3"),
+        call=call,
+        inputs=[None],
+        problem=convzoo.Conv2d.parse("n1c1h9w9k1r3s3"),
         kernel=types.SimpleNamespace(backend=backend),
-    )  # fmt: skip
+    )
     assert strain.leaves(cell, 0.017) == found

@@ -182,9 +182,7 @@ def _shapes():
                     yield (_simd.CHANNEL_TILE, *size, U, V, flag)
             for V, flag in ((1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (3, 1)):
                 yield (_simd.PIXEL_TILE, *size, 8 if _simd.many_registers(bits) else 4, V, flag)
-            for U, V in (
-                ((8, 1), (8, 2), (4, 4)) if _simd.many_registers(bits) else ((4, 1), (4, 2), (2, 4))
-            ):
+            for U, V in ((8, 1), (8, 2), (4, 4)) if _simd.many_registers(bits) else ((4, 1), (4, 2), (2, 4)):
                 yield (_simd.DOT_TILE, *size, U, V, 0)
             for U, V in enumerate(_pixels.tile_vectors(bits), 1):
                 yield (_simd.PLACED_TILE, *size, U, V, 0)
@@ -255,10 +253,7 @@ def test_another_shape_needs_no_compilation(name, layout):
     if (name, layout) == ("numba/unpacked", "nhwc"):
         pytest.skip("numba/unpacked needs layout nchw")
     kernel = convzoo.load(name)
-    shapes = [
-        Conv2d(1, 64, 56, 56, 64, 1, 1, layout=layout),
-        Conv2d(2, 32, 28, 28, 96, 1, 1, layout=layout),
-    ]
+    shapes = [Conv2d(1, 64, 56, 56, 64, 1, 1, layout=layout), Conv2d(2, 32, 28, 28, 96, 1, 1, layout=layout)]
     codes = [kernel.plan(p).code for p in shapes]
     assert codes[0] == codes[1]
     more = [Conv2d(1, 32 + i, 42, 28, 64, 1, 1, layout=layout) for i in range(5)]
@@ -294,11 +289,11 @@ EDITS = {  # of a micro-kernel, and of an intrinsic that is compiled into the ke
 
 def _run_copy(home: Path) -> dict[str, tuple[int, int, bool]]:
     environment = os.environ | {
-        "PYTHONPATH": str(home), "NUMBA_CACHE_DIR": str(home / "cache"), "NUMBA_NUM_THREADS": "1",
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=300
-    )
+        "PYTHONPATH": str(home),
+        "NUMBA_CACHE_DIR": str(home / "cache"),
+        "NUMBA_NUM_THREADS": "1",
+    }
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
     return {name: (int(hits), int(misses), ok == "True") for name, hits, misses, ok in rows}
@@ -307,11 +302,7 @@ def _run_copy(home: Path) -> dict[str, tuple[int, int, bool]]:
 @pytest.mark.slow
 def test_cache_on_disk_is_used_and_is_not_fooled(tmp_path):
     """Kernel files do not change here, and the edits keep the size and the time of _simd.py, too."""
-    shutil.copytree(
-        Path(convzoo.__file__).parent,
-        tmp_path / "convzoo",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    shutil.copytree(Path(convzoo.__file__).parent, tmp_path / "convzoo", ignore=shutil.ignore_patterns("__pycache__"))
     block = tmp_path / "convzoo" / "numba" / "_simd.py"
     source, stamp = block.read_text(encoding="utf-8"), block.stat()
     first, second = _run_copy(tmp_path), _run_copy(tmp_path)

@@ -39,10 +39,7 @@ def test_agrees_with_timeit(n):
     """About 3 and 60 microseconds a call."""
     agree(
         lambda call: measure(call, [n], lambda: None, EFFORT).seconds,
-        lambda call: [
-            t / 50
-            for t in timeit.repeat("call(n)", globals={"call": call, "n": n}, number=50, repeat=20)
-        ],
+        lambda call: [t / 50 for t in timeit.repeat("call(n)", globals={"call": call, "n": n}, number=50, repeat=20)],
         spin,
     )
 

@@ -70,9 +70,7 @@ def test_tf32_is_seen_at_any_number_of_taps():
 def test_tf32_is_seen_on_ordinary_numbers_alone_at_any_number_of_taps(name, channels):
     """gamma_n lets it through from some 100 taps on; the errors of float32 do not grow like that."""
     wrong = WRONG[
-        "tf32-where-data-are-no-integers"
-        if name == "elementwise"
-        else "tf32-where-data-are-dense-and-no-integers"
+        "tf32-where-data-are-no-integers" if name == "elementwise" else "tf32-where-data-are-dense-and-no-integers"
     ][0]
     p = Conv2d.parse(f"n1c{channels}h6w7k4r3s3")
     for seed in SEEDS:
@@ -104,16 +102,12 @@ def _wrong_in_threads(kernel, p):
 def test_packed_view_is_seen_when_w_changes():
     view, p = WRONG["packs-a-view-of-w"][0], PROBLEMS[2]
     assert "not exact on integer data" in trial.pack_follows(view, p, view.plan(p))
-    plan = dataclasses.replace(
-        HONEST.plan(p), pack=lambda w, b: (w.copy(), None if b is None else b.copy())
-    )
+    plan = dataclasses.replace(HONEST.plan(p), pack=lambda w, b: (w.copy(), None if b is None else b.copy()))
     assert trial.pack_follows(HONEST, p, plan) is None
     assert examine(HONEST, p, 0, plan).ok
 
 
-@pytest.mark.parametrize(
-    "text", ["n1c64h30w30k8r3s3-p1", "n1c3h6w5k4r3s3-p1", "n1c16h56w56k4r3s3-g2-nhwc"]
-)
+@pytest.mark.parametrize("text", ["n1c64h30w30k8r3s3-p1", "n1c3h6w5k4r3s3-p1", "n1c16h56w56k4r3s3-g2-nhwc"])
 def test_tf32_that_promises_normwise_is_seen_where_many_channels_add_to_the_bound(text):
     """Random data alone lets it through on the first and the last; a spot in one channel does not."""
     wrong = WRONG["tf32-that-promises-normwise"][0]
@@ -145,10 +139,23 @@ def suite(*options: str) -> subprocess.CompletedProcess:
     """The suite's own test of one problem, in a process of its own."""
     tests = Path(__file__).with_name("test_kernels.py")
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests),
-         "-k", "test_listed_problem and plain", *options],
-        capture_output=True, text=True, timeout=120, cwd=tests.parent.parent,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            str(tests),
+            "-k",
+            "test_listed_problem and plain",
+            *options,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tests.parent.parent,
+    )
 
 
 def test_required_backend_that_is_missing_is_a_failure():

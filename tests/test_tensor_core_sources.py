@@ -105,9 +105,7 @@ def test_in_every_order_of_threads(modules, emulator, name, schedule):
         assert_right(*modules(emulator, name), MANY_TAPS[1])
 
 
-@pytest.mark.parametrize(
-    "text", ["n1c32h4w8k64r1s1-nobias", "n1c64h4w8k64r1s1", "n1c288h2w8k64r1s1-nobias"]
-)
+@pytest.mark.parametrize("text", ["n1c32h4w8k64r1s1-nobias", "n1c64h4w8k64r1s1", "n1c288h2w8k64r1s1-nobias"])
 @pytest.mark.parametrize("name", (MMA[1], *WGMMA))
 def test_bound_where_cut_sums_add_up(modules, emulator, name, text):
     """All terms positive; and the first far above the others, so that every later sum cuts it again."""
@@ -167,16 +165,16 @@ FAULTS = {
     "mma: no wait for copies": (THREE, "not exact", ("cp_async_wait<STAGES - 2>();", "")),
     "mma: no barrier": (THREE, "not exact", (LOOP_BARRIER, "//")),
     "mma: copies before the barrier": (
-        THREE, "not exact",
+        THREE,
+        "not exact",
         ("cp_async_wait<STAGES - 2>();", "load(step + STAGES - 1); cp_async_wait<STAGES - 1>();"),
         ("load(step + STAGES - 1);\n", "\n"),
     ),
-    "mma: small parts lost": (
-        THREE, "not exact", ("small = cvt_rna_tf32(f - __uint_as_float(big));", "small = 0;"),
-    ),
+    "mma: small parts lost": (THREE, "not exact", ("small = cvt_rna_tf32(f - __uint_as_float(big));", "small = 0;")),
     "mma: cut, not rounded": (ONE, "outside the tf32 bound", ("big = cvt_rna_tf32(f);", "big = v;")),
     "mma: no swizzle": (
-        THREE, "two lanes meet in a bank",
+        THREE,
+        "two lanes meet in a bank",
         ("typedef long long distance;", "typedef long long distance;" + COUNT_CONFLICTS),
         ("(chunk ^ (row & 7)) << 2", "chunk << 2"),
     ),
@@ -186,7 +184,8 @@ FAULTS = {
     "wgmma: no barrier": (*WGMMA, "not exact", ("__syncthreads();\n        const float *xs", "const float *xs")),
     "wgmma: copies not fenced": (*WGMMA, "not exact", ("fence_async();  ", "")),
     "wgmma: copies one stage early": (
-        *WGMMA, "not exact",
+        *WGMMA,
+        "not exact",
         ("step < STAGES - 2", "step < STAGES - 1"),
         ("cp_async_wait<STAGES - 3>", "cp_async_wait<STAGES - 2>"),
         ("load(step + STAGES - 2)", "load(step + STAGES - 1)"),
@@ -195,7 +194,7 @@ FAULTS = {
     "wgmma: registers not fenced": (*WGMMA, "needs a wgmma_fence", ("            wgmma_fence();", "")),
     "wgmma: sums read too early": (*WGMMA, "not exact", ("    wgmma_wait<0>();", "")),
     "wgmma: another swizzle": (*WGMMA, "not exact", ("row & 7", "row & 3")),
-}  # fmt: skip
+}
 
 
 def first_fault(modules, build_folder, name, text, edited):
@@ -253,9 +252,7 @@ def test_x_at_an_odd_address(modules, emulator, name):
     view = copied(np.append(0, x.ravel()).astype("float32"))[1:].reshape(x.shape)
     assert view.ctypes.data % 16 == 4
     plan = module.plan(p)
-    verdict = judge(
-        plan.run(view, plan.pack(w, b)), p, x, w, b, accuracy=kernel.accuracy, tier="integers"
-    )
+    verdict = judge(plan.run(view, plan.pack(w, b)), p, x, w, b, accuracy=kernel.accuracy, tier="integers")
     assert verdict.ok, verdict.why
 
 
@@ -271,9 +268,7 @@ def test_weights_that_are_no_numbers_stay_so(modules, emulator, name):
     _, module = modules(emulator, name)
     p = Conv2d.parse("n1c8h3w3k4r2s2-nobias")
     w = np.ones(p.w_shape, "float32")
-    w.view("uint32")[1, 0, 0, 0] = (
-        0x7FFFFFFF  # the NaN with all bits set: rounding its bits would overflow
-    )
+    w.view("uint32")[1, 0, 0, 0] = 0x7FFFFFFF  # the NaN with all bits set: rounding its bits would overflow
     w[2, 0, 0, 0] = np.inf
     plan = module.plan(p)
     with np.errstate(invalid="ignore"):  # the small part of an infinity

@@ -29,9 +29,7 @@ def verdict(name, text):
 def test_register_tile_with_any_tile_and_any_band(tile, text, monkeypatch):
     P = Conv2d.parse(text).P
     for rows in (1, 2, P - 1, P, P + 1):
-        monkeypatch.setattr(
-            register_tile, "tiling", lambda p, U, *_, rows=rows: (float(tile != U), rows)
-        )
+        monkeypatch.setattr(register_tile, "tiling", lambda p, U, *_, rows=rows: (float(tile != U), rows))
         answer = verdict("numba/register_tile", text)
         assert answer.ok, answer.why
 
@@ -40,9 +38,7 @@ def test_register_tile_with_any_tile_and_any_band(tile, text, monkeypatch):
 @pytest.mark.parametrize("text", [PLAIN, "n2c3h7w9k9r1s1-nhwc", "n2c3h9w8k9r1s1-st2x3"])
 def test_pointwise_with_any_tile_and_any_block(tile, text, monkeypatch):
     for rows in (1, 2, 5, 1000):
-        monkeypatch.setattr(
-            pointwise, "tiling", lambda p, *of, rows=rows: (float(of[3] != tile), min(rows, of[1] + 1))
-        )
+        monkeypatch.setattr(pointwise, "tiling", lambda p, *of, rows=rows: (float(of[3] != tile), min(rows, of[1] + 1)))
         answer = verdict("numba/pointwise", text)
         assert answer.ok, answer.why
 
@@ -59,6 +55,8 @@ def test_pixels_with_any_band(name, text, monkeypatch):
 
 def test_what_is_left_out_is_tried():
     assert {
-        "numba/register_tile": {"tiling"}, "numba/pointwise": {"tiling"}, "numba/_pixels": {"best_rows"},
+        "numba/register_tile": {"tiling"},
+        "numba/pointwise": {"tiling"},
+        "numba/_pixels": {"best_rows"},
         "numba/_winograd": {"products_of", "sub_block", "split_of"},
-    } == compiled_mutants.CHOICES  # fmt: skip
+    } == compiled_mutants.CHOICES

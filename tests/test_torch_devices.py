@@ -28,9 +28,20 @@ EVERY_OPTION = [
     )
 ]
 CONVOLUTION = (  # of aten::_convolution, in order
-    "input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups",
-    "benchmark", "deterministic", "cudnn_enabled", "allow_tf32",
-)  # fmt: skip
+    "input",
+    "weight",
+    "bias",
+    "stride",
+    "padding",
+    "dilation",
+    "transposed",
+    "output_padding",
+    "groups",
+    "benchmark",
+    "deterministic",
+    "cudnn_enabled",
+    "allow_tf32",
+)
 
 
 def stems(backend: str) -> list[str]:
@@ -41,8 +52,7 @@ def stems(backend: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("usable", "chosen"),
-    [(("cuda", "mps"), "cuda"), (("cuda",), "cuda"), (("mps",), "mps"), ((), "cpu")],
+    ("usable", "chosen"), [(("cuda", "mps"), "cuda"), (("cuda",), "cuda"), (("mps",), "mps"), ((), "cpu")]
 )
 def test_cuda_then_mps_then_cpu(monkeypatch, usable, chosen):
     for device in ("cuda", "mps"):
@@ -144,9 +154,7 @@ def test_cuda_is_told_its_precision_with_every_call(stem, calls):
             pytest.skip(f"{kernel.name} {reason}")
         explicit.clear()
         # the worst that a user can have switched; none of it may leak in or be changed
-        with torch.backends.cudnn.flags(
-            enabled=False, benchmark=False, deterministic=True, allow_tf32=True
-        ):
+        with torch.backends.cudnn.flags(enabled=False, benchmark=False, deterministic=True, allow_tf32=True):
             verdict = examine(find(f"torch_cpu/{stem}"), p, plan=plan)
             assert torch.backends.cudnn.allow_tf32
             assert not torch.backends.cudnn.benchmark

@@ -153,11 +153,12 @@ def graph(folder: Path, nodes, sizes, weights, size=("N", 4, 17, 18)) -> Path:
     onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'convzoo[onnx]'")
     floats = onnx.TensorProto.FLOAT
     made = onnx.helper.make_graph(
-        nodes(onnx.helper.make_node), "net",
+        nodes(onnx.helper.make_node),
+        "net",
         [onnx.helper.make_tensor_value_info("x", floats, size)],
         [onnx.helper.make_tensor_value_info(name, floats, None) for name in sizes],
         [onnx.helper.make_tensor(n, floats, s, [0.0] * _product(s)) for n, s in weights.items()],
-    )  # fmt: skip
+    )
     path = folder / "net.onnx"
     onnx.save(onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 17)]), str(path))
     return path
@@ -172,9 +173,7 @@ def _product(sizes):
 
 def several(node):
     return [
-        node(
-            "Conv", ["x", "w", "b"], ["a"], "first", pads=[1, 2, 3, 0], strides=[2, 1], dilations=[1, 2]
-        ),
+        node("Conv", ["x", "w", "b"], ["a"], "first", pads=[1, 2, 3, 0], strides=[2, 1], dilations=[1, 2]),
         node("Conv", ["x", "w"], ["b2"], "upper", auto_pad="SAME_UPPER", strides=[2, 2]),
         node("Conv", ["x", "w"], ["c"], "lower", auto_pad="SAME_LOWER", strides=[2, 2]),
         node("Conv", ["x", "w"], ["d"], "valid", auto_pad="VALID"),
@@ -194,15 +193,12 @@ def test_an_onnx_file(tmp_path):
     with pytest.raises(ValueError, match="the shape of the input of first is not known: give --input"):
         trace(str(path), [])
     found = trace(str(path), [(2, 4, 17, 18)])
-    assert (
-        counts(found)
-        == {
-            "n2c4h17w18k5r3s4-st2x1-p1_3_2_0-d1x2": 1,
-            "n2c4h17w18k5r3s4-st2-p1-nobias": 2,  # 17 -> 9 needs 2 rows, 18 -> 9 needs 2 columns: upper = lower
-            "n2c4h17w18k5r3s4-nobias": 2,
-            "n2c4h17w18k6r1s1-g2-nobias": 1,
-        }
-    )
+    assert counts(found) == {
+        "n2c4h17w18k5r3s4-st2x1-p1_3_2_0-d1x2": 1,
+        "n2c4h17w18k5r3s4-st2-p1-nobias": 2,  # 17 -> 9 needs 2 rows, 18 -> 9 needs 2 columns: upper = lower
+        "n2c4h17w18k5r3s4-nobias": 2,
+        "n2c4h17w18k6r1s1-g2-nobias": 1,
+    }
     assert found.left_out == {"ConvTranspose": 1}
     with pytest.raises(ValueError, match="has 4 dimensions"):
         trace(str(path), [(2, 4)])
@@ -231,10 +227,7 @@ def test_convolutions_inside_of_local_functions_are_seen(tmp_path):
     onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'convzoo[onnx]'")
 
     def nodes(node):
-        return [
-            node("Block", ["x", "w"], ["a"], domain="mine"),
-            node("Block", ["a", "w"], ["b"], domain="mine"),
-        ]
+        return [node("Block", ["x", "w"], ["a"], domain="mine"), node("Block", ["a", "w"], ["b"], domain="mine")]
 
     path = graph(tmp_path, nodes, ("b",), {"w": (4, 4, 3, 3)}, size=(1, 4, 17, 18))
     model = onnx.load(str(path))
@@ -269,9 +262,7 @@ def test_the_light_networks_are_what_the_committed_set_says():
         each[path.stem] = sum(here.counts.values())
         for problem, n in here.counts.items():
             found[_unbiased(problem)] += n
-    assert (
-        each["light_resnet50"] == 53 and each["light_densenet121"] == 121 and each["light_vgg19"] == 16
-    )
+    assert each["light_resnet50"] == 53 and each["light_densenet121"] == 121 and each["light_vgg19"] == 16
     want = {_unbiased(x.problem): x.count for x in resolve(["onnx_light"])}
     assert len(want) == 216 and found == want
     assert "onnx/backend/test/data/light" in json.loads(FILES["onnx_light"].read_text())["source"]

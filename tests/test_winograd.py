@@ -33,7 +33,7 @@ SHAPES = [
     "n1c65h13w19k31r3s3-p4_0_0_6",
     "n1c130h4w67k64r3s3-p1",
     "n5c33h7w7k100r3s3-p1",
-]  # fmt: skip
+]
 
 
 # filters that are cut: one piece and many, pieces that lack taps in columns, in rows, in both; vectors that
@@ -50,16 +50,14 @@ CUT = [
     "n1c2h4w3k2r3s3-st2-p3",
     "n1c66h9w10k40r2s2-st3x1",
     "n2c9h3w70k17r2s6-st1x2-p1",
-]  # fmt: skip
+]
 
 
 def multiply(*matrices):
     product, *rest = matrices
     for other in rest:
         columns = list(zip(*other, strict=True))
-        product = [
-            [sum(a * b for a, b in zip(row, c, strict=True)) for c in columns] for row in product
-        ]
+        product = [[sum(a * b for a, b in zip(row, c, strict=True)) for c in columns] for row in product]
     return product
 
 
@@ -68,13 +66,7 @@ def transposed(matrix):
 
 
 @pytest.mark.parametrize(
-    "r, points",
-    [
-        (3, winograd.POINTS),
-        (3, winograd.FEWER),
-        (3, winograd_small.POINTS),
-        *winograd_decomposed.FRAMES,
-    ],
+    "r, points", [(3, winograd.POINTS), (3, winograd.FEWER), (3, winograd_small.POINTS), *winograd_decomposed.FRAMES]
 )
 def test_transforms_are_exact(r, points):
     """y = AT ((G g GT) * (BT d B)) A is the convolution of a tile, in fractions, without any rounding.
@@ -118,13 +110,7 @@ def rms_error(y, want):
 
 
 @pytest.mark.parametrize(
-    "problem",
-    [
-        "n1c64h30w30k64r3s3-p1",
-        "n1c256h14w14k64r3s3-p1",
-        "n1c512h7w7k64r3s3-p1",
-        "n1c512h9w7k512r3s3-p1",
-    ],
+    "problem", ["n1c64h30w30k64r3s3-p1", "n1c256h14w14k64r3s3-p1", "n1c512h7w7k64r3s3-p1", "n1c512h9w7k512r3s3-p1"]
 )
 @pytest.mark.parametrize("name, factor", [("numba/winograd", 4), ("numba/winograd_small", 2)])
 def test_error_is_a_small_multiple_of_the_direct_one(name, factor, problem):
@@ -248,13 +234,7 @@ def test_pieces_have_each_tap_once(text):
 
 
 @pytest.mark.parametrize(
-    "problem",
-    [
-        "n1c64h30w30k64r3s3-st2-p1",
-        "n1c3h60w60k64r7s7-st2-p3",
-        "n1c64h20w20k32r5s5-p2",
-        "n1c64h17w17k64r1s7",
-    ],
+    "problem", ["n1c64h30w30k64r3s3-st2-p1", "n1c3h60w60k64r7s7-st2-p3", "n1c64h20w20k32r5s5-p2", "n1c64h17w17k64r1s7"]
 )
 def test_error_of_pieces_is_a_small_multiple_of_the_direct_one(problem):
     torch = pytest.importorskip("torch", reason="needs torch to compare errors with")
@@ -262,9 +242,7 @@ def test_error_of_pieces_is_a_small_multiple_of_the_direct_one(problem):
     x, w, b = relu_layer(p)
     want = oracle(p, x, w, b)
     plan = convzoo.load("numba/winograd_decomposed").plan(p)
-    theirs = torch.nn.functional.conv2d(
-        *map(torch.from_numpy, (x, w, b)), stride=p.stride, padding=p.padding[::2]
-    )
+    theirs = torch.nn.functional.conv2d(*map(torch.from_numpy, (x, w, b)), stride=p.stride, padding=p.padding[::2])
     assert rms_error(plan.run(x, plan.pack(w, b)), want) <= 4 * rms_error(theirs.numpy(), want)
 
 
@@ -381,17 +359,15 @@ def test_code_that_two_processes_have_compiled_is_told_apart_by_a_third(tmp_path
         "    p = convzoo.Conv2d.parse(text); print(examine(convzoo.load(sys.argv[1]), p, 0).why)"
     )
     one, two = "n1c32h9w8k5r3s3", "n1c32h9w8k5r3s3-nhwc"
-    for kernel, *texts in (
-        (winograd_small, one),
-        (winograd, one),
-        (winograd, two),
-        (winograd, one, two),
-    ):
+    for kernel, *texts in ((winograd_small, one), (winograd, one), (winograd, two), (winograd, one, two)):
         some = ["numba/" + kernel.__name__.rpartition(".")[2], *texts]
         done = subprocess.run(
-            [sys.executable, "-c", code, *some], capture_output=True, text=True, timeout=300,
+            [sys.executable, "-c", code, *some],
+            capture_output=True,
+            text=True,
+            timeout=300,
             env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
-        )  # fmt: skip
+        )
         assert (done.stdout.split(), done.returncode) == ([], 0), done.stderr
 
 
@@ -404,16 +380,12 @@ def test_next_process_finds_the_code_in_the_cache():
         f"recipe = _winograd.recipe_of(Conv2d.parse('{p}'), winograd.POINTS);"
         "print(sum(_winograd.compiled(recipe).stats.cache_hits.values()))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.split() == ["1"]
 
 
 @both
-@pytest.mark.parametrize(
-    "problem", ["n1c2h8w8k2r5s5", "n1c2h8w8k2r3s3-st2", "n1c2h8w8k2r3s3-d2", "n1c2h8w8k2r3s3-g2"]
-)
+@pytest.mark.parametrize("problem", ["n1c2h8w8k2r5s5", "n1c2h8w8k2r3s3-st2", "n1c2h8w8k2r3s3-d2", "n1c2h8w8k2r3s3-g2"])
 def test_other_problems_are_refused(name, problem):
     with pytest.raises(Unsupported, match="needs R = S = 3, stride 1"):
         convzoo.load(name).plan(Conv2d.parse(problem))

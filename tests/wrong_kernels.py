@@ -371,9 +371,7 @@ def bias_dropped(p):
 
 @wrong(NOT_EXACT)
 def bias_doubled(p):
-    return Plan(
-        lambda x, weights: convolve(p, x, weights[0], None if weights[1] is None else 2 * weights[1])
-    )
+    return Plan(lambda x, weights: convolve(p, x, weights[0], None if weights[1] is None else 2 * weights[1]))
 
 
 @wrong(NOT_EXACT)
@@ -493,9 +491,7 @@ def other_dtype(p):
 def other_layout(p):
     def run(x, weights):
         y = convolve(p, x, *weights)
-        return np.ascontiguousarray(
-            y.transpose(0, 2, 3, 1) if p.layout == "nchw" else y.transpose(0, 3, 1, 2)
-        )
+        return np.ascontiguousarray(y.transpose(0, 2, 3, 1) if p.layout == "nchw" else y.transpose(0, 3, 1, 2))
 
     return Plan(run)
 

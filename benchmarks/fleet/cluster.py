@@ -18,9 +18,7 @@ SETTINGS = {"distributed.worker.profile.enabled": False}
 WORKER: dict[str, Any] = {"nthreads": 1, "resources": {"slot": 1}, "memory_limit": 0}
 
 
-def connect(
-    stack: contextlib.ExitStack, local: int | None, address: str | None, hostfile: str | None
-) -> Any:
+def connect(stack: contextlib.ExitStack, local: int | None, address: str | None, hostfile: str | None) -> Any:
     """A client of one of these three. What was begun for it ends with ``stack``.
 
     Raises ImportError where Dask distributed or asyncssh is missing, ValueError for a file without hosts or
@@ -33,9 +31,7 @@ def connect(
         raise ValueError(f"--scheduler must look like tcp://host:8786, got {address!r}")
     known = distributed.Security().get_connection_args("client")
     if address and address.startswith("tls:") and not known.get("ssl_context"):
-        raise ValueError(
-            f"{address} needs certificates in Dask's configuration, under distributed.comm.tls"
-        )
+        raise ValueError(f"{address} needs certificates in Dask's configuration, under distributed.comm.tls")
     ssh = _ssh(Path(hostfile)) if hostfile else None
     for library in ("distributed", "asyncssh"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
@@ -43,11 +39,19 @@ def connect(
     where: Any = address
     try:
         if local:
-            where = stack.enter_context(distributed.LocalCluster(
-                n_workers=local, threads_per_worker=1, processes=True, host="127.0.0.1", memory_limit=0,
-                resources=WORKER["resources"], dashboard_address="127.0.0.1:0", worker_dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-            ))  # fmt: skip
+            where = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=local,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    memory_limit=0,
+                    resources=WORKER["resources"],
+                    dashboard_address="127.0.0.1:0",
+                    worker_dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                )
+            )
         elif ssh:
             import asyncssh  # noqa: F401  before the cluster fails for want of it, with a long trace
 
@@ -78,13 +82,13 @@ def _ssh(path: Path) -> dict[str, Any]:
         folder = words[1] if len(words) == 2 else str(ROOT)
         python = f"{folder}/.venv/bin/python" if len(words) == 2 else sys.executable
         found = os.pathsep.join([folder, f"{folder}/kernels"])
-        pythons.append(
-            f"PYTHONPATH={shlex.quote(found)} {shlex.quote(python)}"
-        )  # after env, in front of -m
+        pythons.append(f"PYTHONPATH={shlex.quote(found)} {shlex.quote(python)}")  # after env, in front of -m
     if not hosts:
         raise ValueError(f"{path}: lists no host")
     return {
-        "hosts": [hosts[0], *hosts], "connect_options": [options[0], *options],
-        "remote_python": [pythons[0], *pythons], "worker_options": WORKER,
+        "hosts": [hosts[0], *hosts],
+        "connect_options": [options[0], *options],
+        "remote_python": [pythons[0], *pythons],
+        "worker_options": WORKER,
         "scheduler_options": {"port": 0, "dashboard_address": ":0", "dashboard": False},
-    }  # fmt: skip
+    }

@@ -120,9 +120,7 @@ class Fleet:
 
     def _give_slice(self, host: Host) -> None:
         share, boxes = self.shares[host.machine], {h.box for h in self._present() if not h.refused}
-        piece = share.take(
-            len(self.pieces), host.why_not, lambda k, q: self._seconds(host.machine, k, q), len(boxes)
-        )
+        piece = share.take(len(self.pieces), host.why_not, lambda k, q: self._seconds(host.machine, k, q), len(boxes))
         if piece:
             self.waited += monotonic() - self._idle_since.pop(host.box, monotonic())
             self.pieces[piece.number] = share, piece, host
@@ -132,9 +130,14 @@ class Fleet:
     def _submit(self, host: Host, piece: Slice | None, function: Callable, *arguments: Any) -> None:
         slot = {"slot": 1} if "slot" in host.declared else None
         future = self._client.submit(
-            function, *arguments, workers=[host.address], allow_other_workers=False, pure=False, retries=0,
+            function,
+            *arguments,
+            workers=[host.address],
+            allow_other_workers=False,
+            pure=False,
+            retries=0,
             resources=slot,
-        )  # fmt: skip
+        )
         self._tasks[host.address] = task = Task(host, future, piece)
         future.add_done_callback(lambda _: self._inbox.put(("done", task)))
 

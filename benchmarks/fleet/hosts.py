@@ -52,9 +52,7 @@ class Host:
 
 def ours() -> dict[str, Any]:
     """What hosts are compared with: suite, commit and checkout of this process."""
-    return {
-        "suite": record.SUITE, "root": str(record.ROOT), "node": platform.node(), **record.commit(),
-    }  # fmt: skip
+    return {"suite": record.SUITE, "root": str(record.ROOT), "node": platform.node(), **record.commit()}
 
 
 def objection(about: dict[str, Any], ours: dict[str, Any]) -> str:

@@ -30,9 +30,7 @@ LOOK = 0.1  # seconds between two looks at the record
 
 def announce() -> dict[str, Any]:
     """What ``doctor`` says here, and which checkout says it."""
-    done = subprocess.run(
-        _command("doctor", "--json"), cwd=ROOT, env=_environment(), capture_output=True, text=True
-    )
+    done = subprocess.run(_command("doctor", "--json"), cwd=ROOT, env=_environment(), capture_output=True, text=True)
     if done.returncode:
         return {"why": f"doctor fails there: {done.stderr.strip()[-300:]}"}
     return json.loads(done.stdout) | {"root": str(ROOT), "node": platform.node()}
@@ -76,9 +74,15 @@ def run_slice(
         told = Path(folder) / "stderr"
         with told.open("w") as errors:
             process = subprocess.Popen(
-                _command(*arguments), cwd=ROOT, env=_environment(), stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True, preexec_fn=_die_with_me,
-            )  # fmt: skip
+                _command(*arguments),
+                cwd=ROOT,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+                preexec_fn=_die_with_me,
+            )
         try:
             lines = _follow(process, Path(folder) / "records", len(order["lines"]), say, unwanted)
         finally:

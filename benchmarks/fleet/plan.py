@@ -71,12 +71,9 @@ def slice_seconds(rounds: float, preset: Preset) -> float:
 def plan(run: Fleet, durations: Durations, preset: Preset) -> dict[str, Any]:
     """What each host that announced itself would do, and what that rests on. Empties what waits."""
     able = [h for h in run.hosts.values() if h.fit]
-    rows = {h.address: {"host": h.address, "machine": h.machine, "slices": 0, "cells": 0, "seconds": 0.0}
-            for h in able}  # fmt: skip
+    rows = {h.address: {"host": h.address, "machine": h.machine, "slices": 0, "cells": 0, "seconds": 0.0} for h in able}
     free = {h.box: 0.0 for h in able}  # when each box has nothing left to do
-    cells = [
-        (k, q) for s in run.shares.values() for q, kernels in s.waiting.items() for k in kernels
-    ]  # fmt: skip
+    cells = [(k, q) for s in run.shares.values() for q, kernels in s.waiting.items() for k in kernels]
     while able:
         host = min(able, key=lambda h: (free[h.box], rows[h.address]["slices"]))
         share = run.shares[host.machine]
@@ -98,11 +95,13 @@ def plan(run: Fleet, durations: Durations, preset: Preset) -> dict[str, Any]:
         row["cells"] += len(pairs) * scenarios
         row["seconds"] += took
     return {
-        "hosts": list(rows.values()), "seconds": max(free.values(), default=0.0),
+        "hosts": list(rows.values()),
+        "seconds": max(free.values(), default=0.0),
         "refused": {h.address: h.refused for h in run.hosts.values() if h.refused},
-        "known": sum(durations.known(*cell) for cell in cells), "cells": len(cells),
+        "known": sum(durations.known(*cell) for cell in cells),
+        "cells": len(cells),
         "left": sum(len(kernels) for s in run.shares.values() for kernels in s.waiting.values()),
-    }  # fmt: skip
+    }
 
 
 def show(found: dict[str, Any]) -> None:
@@ -111,16 +110,21 @@ def show(found: dict[str, Any]) -> None:
     for row in found["hosts"]:
         out.print(
             f"{row['host']} ({row['machine']}): {row['slices']} slices, {row['cells']} cells, "
-            f"about {_minutes(row['seconds'])}", markup=False, soft_wrap=True,
-        )  # fmt: skip
+            f"about {_minutes(row['seconds'])}",
+            markup=False,
+            soft_wrap=True,
+        )
     for host, why in found["refused"].items():
         out.print(f"{host} is refused: {why}", style="bold red", markup=False, soft_wrap=True)
     if found["left"]:
         out.print(f"{found['left']} kernels on problems can run on no host", markup=False)
     out.print(
         f"about {_minutes(found['seconds'])} in all; of {found['cells']} kernels on problems records tell of "
-        f"{found['known']}, the others are guessed", style="bold", markup=False, soft_wrap=True,
-    )  # fmt: skip
+        f"{found['known']}, the others are guessed",
+        style="bold",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _minutes(seconds: float) -> str:

@@ -16,24 +16,33 @@ def document(run: Fleet, baseline: str | None) -> dict[str, Any]:
     ]
     hosts = [
         {
-            "host": h.address, "machine": h.machine, "declared": h.declared, "slices": h.slices,
-            "seconds": h.seconds, "lost": h.lost, "refused": h.refused,
+            "host": h.address,
+            "machine": h.machine,
+            "declared": h.declared,
+            "slices": h.slices,
+            "seconds": h.seconds,
+            "lost": h.lost,
+            "refused": h.refused,
         }
         for h in run.hosts.values()
-    ]  # fmt: skip
+    ]
     slices = [
         {
-            "host": host.address, "problems": [str(x.problem) for x in piece.layers],
-            "kernels": piece.kernels, "complete": piece.complete,
+            "host": host.address,
+            "problems": [str(x.problem) for x in piece.layers],
+            "kernels": piece.kernels,
+            "complete": piece.complete,
         }
         for _, piece, host in run.pieces.values()
-    ]  # fmt: skip
+    ]
     return {
         "status": "interrupted" if run.interrupted else "complete",
-        "shares": shares, "hosts": hosts, "slices": slices,
+        "shares": shares,
+        "hosts": hosts,
+        "slices": slices,
         "measuring_seconds": sum(h.seconds for h in run.hosts.values()),
         "overhead_seconds": run.waited,
-    }  # fmt: skip
+    }
 
 
 def show(found: dict[str, Any], run: Fleet) -> None:
@@ -41,31 +50,22 @@ def show(found: dict[str, Any], run: Fleet) -> None:
     out = terminal.console()
     for share in found["shares"]:
         if share["record"]:
-            terminal.compare_tables(
-                share["cells"], share["baseline"], share["machine"], share["threads"]
-            )
+            terminal.compare_tables(share["cells"], share["baseline"], share["machine"], share["threads"])
         terminal.skip_list(run.shares[share["machine"]].cells)
         if share["sentence"]:
             out.print(f"\n{share['sentence']}", style="bold", markup=False, soft_wrap=True)
     for h in found["hosts"]:
-        state = (
-            f"refused: {h['refused']}" if h["refused"] else "lost" if h["lost"] else "there to the end"
-        )
+        state = f"refused: {h['refused']}" if h["refused"] else "lost" if h["lost"] else "there to the end"
         out.print(
             f"{h['host']} ({h['machine'] or 'unknown'}): {h['slices']} slices in {h['seconds']:.0f} s, {state}",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
-    left = [
-        share["record"]
-        for share in found["shares"]
-        if share["status"] != "complete" and share["record"]
-    ]
+            markup=False,
+            soft_wrap=True,
+        )
+    left = [share["record"] for share in found["shares"] if share["status"] != "complete" and share["record"]]
     for share in found["shares"]:
         for text in share["incomplete"]:
             out.print(f"incomplete: {text}", style="bold red", markup=False, soft_wrap=True)
         if share["record"]:
             out.print(f"record: {share['record']}", markup=False, soft_wrap=True)
     if left:
-        out.print(
-            f"finish it: the same command with --resume {' '.join(left)}", markup=False, soft_wrap=True
-        )
+        out.print(f"finish it: the same command with --resume {' '.join(left)}", markup=False, soft_wrap=True)

@@ -44,9 +44,11 @@ class Slice:
         """What the host is sent: arguments of ``compare``, and a problem file or a record to go on with."""
         layers = [{"name": x.name, "problem": str(x.problem), "count": x.count} for x in self.layers]
         return {
-            "slice": self.number, "arguments": [*arguments, "--kernels", *self.kernels],
-            "problems": {"problems": layers}, "lines": self.lines,
-        }  # fmt: skip
+            "slice": self.number,
+            "arguments": [*arguments, "--kernels", *self.kernels],
+            "problems": {"problems": layers},
+            "lines": self.lines,
+        }
 
 
 class Share:
@@ -149,9 +151,7 @@ class Share:
     def _open(self, theirs: dict[str, Any]) -> None:
         """Begin the record: what the first host says of the class, and what is asked of all of them."""
         self.header = {k: v for k, v in theirs.items() if k not in ("schema", "kind")} | self.header
-        self.log = record.Record(
-            record.new_path(self._folder, self.machine, self.header["preset"]), self.header
-        )
+        self.log = record.Record(record.new_path(self._folder, self.machine, self.header["preset"]), self.header)
 
     def _note(self, line: dict[str, Any], text: str) -> None:
         if line["kind"] in ("round", "skip"):
@@ -174,9 +174,15 @@ class Share:
         left = [c for c in self.cells if not self.finished(c)]
         ended = "interrupted" if interrupted or left else "complete"
         found = {
-            "machine": self.machine, "status": ended, "incomplete": self.incomplete, "unfinished": len(left),
-            "record": None, "cells": [], "sentence": "", "baseline": None,
-        }  # fmt: skip
+            "machine": self.machine,
+            "status": ended,
+            "incomplete": self.incomplete,
+            "unfinished": len(left),
+            "record": None,
+            "cells": [],
+            "sentence": "",
+            "baseline": None,
+        }
         if self.log is None:
             return found
         sampling = self.header["sampling"]
@@ -186,10 +192,15 @@ class Share:
         found["cells"] = sweep.summarize(baseline)
         threads = self.header["threads"]
         found["sentence"] = summary.verdict_sentence(self.cells, baseline, threads, self.machine)
-        self.log.add({
-            "kind": "end", "status": ended, "libraries": self.libraries, "sentence": found["sentence"],
-            "import_seconds": self.imports,
-        })  # fmt: skip
+        self.log.add(
+            {
+                "kind": "end",
+                "status": ended,
+                "libraries": self.libraries,
+                "sentence": found["sentence"],
+                "import_seconds": self.imports,
+            }
+        )
         self.log.close()
         return found | {"record": str(self.log.path), "baseline": baseline, "threads": threads}
 
@@ -199,8 +210,6 @@ def resume(records: Iterable[tuple[Path, dict[str, Any], list[dict[str, Any]]]])
     found: dict[str, Share] = {}
     for path, header, lines in records:
         if header["machine"] in found:
-            raise ValueError(
-                f"{path}: another record of {header['machine']} is resumed with it: one after the other"
-            )
+            raise ValueError(f"{path}: another record of {header['machine']} is resumed with it: one after the other")
         found[header["machine"]] = Share.resumed(path.resolve(), header, lines)
     return list(found.values())

@@ -54,9 +54,7 @@ class Again:
             if self.same_class and not self.interrupted:
                 all_off = abs(self.drift(record)) > agreement.MARGIN  # more rounds tell a busy hour
                 suspects = [
-                    cell
-                    for line, cell in mine
-                    if cell.status == "ok" and (all_off or self._suspicious(line, cell))
+                    cell for line, cell in mine if cell.status == "ok" and (all_off or self._suspicious(line, cell))
                 ]
                 self._measure(record, suspects, agreement.CONFIRMED)
             if self.interrupted:
@@ -79,9 +77,16 @@ class Again:
         with tempfile.TemporaryDirectory() as folder:
             log = Record(Path(folder) / "again.jsonl", {"method": "reproduce"})
             sweep = Sweep(
-                cells, preset, threads, self.seed, log, self.timeout, progress=self.progress,
-                ceilings=self.ceilings(threads), watch=True,
-            )  # fmt: skip
+                cells,
+                preset,
+                threads,
+                self.seed,
+                log,
+                self.timeout,
+                progress=self.progress,
+                ceilings=self.ceilings(threads),
+                watch=True,
+            )
             try:
                 sweep.run()
             finally:

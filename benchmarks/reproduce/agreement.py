@@ -94,17 +94,13 @@ def _rank(n: int, m: int, level: float) -> int:
 def shift(record: Sequence[float], here: Sequence[float], level: float = LEVEL) -> Shift:
     """What two samples of seconds say about log(here / record); unbounded where they are too few."""
     there, ours = ([math.log(v) for v in side] for side in (record, here))
-    (there_least, there_best), (ours_least, ours_best) = (
-        undisturbed(there, level),
-        undisturbed(ours, level),
-    )
+    (there_least, there_best), (ours_least, ours_best) = (undisturbed(there, level), undisturbed(ours, level))
     every = sorted(a - b for a in ours for b in there)
     k = _rank(len(there), len(ours), level)
     by_rank = every[-1 - k] if k >= 0 else math.inf
     return Shift(
-        statistics.median(every), ours_best - there_best, ours_least - there_best,
-        max(ours_best - there_least, by_rank),
-    )  # fmt: skip
+        statistics.median(every), ours_best - there_best, ours_least - there_best, max(ours_best - there_least, by_rank)
+    )
 
 
 def suspicious(record: Sequence[float], here: Sequence[float]) -> bool:

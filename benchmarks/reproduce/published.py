@@ -59,9 +59,7 @@ def open_record(path: Path) -> Published:
         lines = list(read(path))
         header = lines[0]
         if header["suite"] != SUITE:
-            raise OtherSuite(
-                f"{path}: is of suite {header['suite']}, and this tree measures suite {SUITE}"
-            )
+            raise OtherSuite(f"{path}: is of suite {header['suite']}, and this tree measures suite {SUITE}")
         cells = {tuple(x[k] for k in KEY): x for x in lines if x["kind"] == "cell"}
         good = [x for x in cells.values() if x["status"] == "ok"]
         ends = [x for x in lines if x["kind"] == "end"]
@@ -116,9 +114,7 @@ def name(cell: dict[str, Any]) -> str:
 def differences(record: Published, facts: dict[str, Any]) -> list[str]:
     """What makes this machine another class than the record's, as "usable_cpus 2, here 8"."""
     there = record.header["hardware"]
-    found = [
-        f"{k} {there.get(k)}, here {facts.get(k)}" for k in IDENTITY if there.get(k) != facts.get(k)
-    ]
+    found = [f"{k} {there.get(k)}, here {facts.get(k)}" for k in IDENTITY if there.get(k) != facts.get(k)]
     if any(c["kernel"].partition("/")[0] in GPU_BACKENDS for c in record.cells):
         theirs, ours = ([g["name"] for g in x.get("gpus") or []][:1] for x in (there, facts))
         found += [f"GPU {theirs}, here {ours}"] if theirs != ours else []
@@ -186,9 +182,7 @@ def _races(every: Drawn, count: int, at_random: random.Random) -> Drawn:
     return drawn
 
 
-def choose(
-    named: Sequence[str], count: int, seed: int, facts: dict[str, Any]
-) -> tuple[Drawn, bool, dict[str, Any]]:
+def choose(named: Sequence[str], count: int, seed: int, facts: dict[str, Any]) -> tuple[Drawn, bool, dict[str, Any]]:
     """Cells to measure again, whether this machine is of their class, and what was left out and why.
 
     Records of this class where there are any, else all of them. A record of another suite is left out with a

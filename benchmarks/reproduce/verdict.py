@@ -32,33 +32,34 @@ def document(run: Again) -> dict[str, Any]:
     shared = {id(r): run.drift(r) for r in run.records()}
     lines = [_line(run, r, line, cell, shared[id(r)]) for r, line, cell in run.cells]
     found: dict[str, Any] = {
-        "same_class": run.same_class, "seed": run.seed, "libraries": run.libraries,
+        "same_class": run.same_class,
+        "seed": run.seed,
+        "libraries": run.libraries,
         "status": "interrupted" if run.interrupted else "complete",
         "records": [
             {
-                "path": str(r.path), "machine": r.header["machine"], "commit": r.header["commit"],
-                "threads": r.threads, "threads_here": run.threads_for(r), "flaws": r.flaws,
-                "drift": math.exp(shared[id(r)]), "other_libraries": run.other_libraries(r),
+                "path": str(r.path),
+                "machine": r.header["machine"],
+                "commit": r.header["commit"],
+                "threads": r.threads,
+                "threads_here": run.threads_for(r),
+                "flaws": r.flaws,
+                "drift": math.exp(shared[id(r)]),
+                "other_libraries": run.other_libraries(r),
             }
             for r in run.records()
         ],
-        "cells": lines, "orders": [] if run.same_class else orders(lines),
-    }  # fmt: skip
+        "cells": lines,
+        "orders": [] if run.same_class else orders(lines),
+    }
     found["objections"] = objections(found)
     return found | {"verdict": _verdict(found)}
 
 
-def _line(
-    run: Again, record: Published, line: dict[str, Any], cell: Cell, shared: float
-) -> dict[str, Any]:
+def _line(run: Again, record: Published, line: dict[str, Any], cell: Cell, shared: float) -> dict[str, Any]:
     """One cell: published, here, and the verdict."""
     there = {k: line[k] for k in ("seconds", "low", "high", "round_seconds")}
-    found = cell.key | {
-        "record": str(record.path),
-        "status": cell.status,
-        "why": cell.why,
-        "there": there,
-    }
+    found = cell.key | {"record": str(record.path), "status": cell.status, "why": cell.why, "there": there}
     values = list(cell.medians.values())
     if cell.status != "ok" or not values:
         return found | {"verdict": "never measured" if cell.status == "ok" else cell.status}
@@ -75,10 +76,14 @@ def _line(
         said = "unfinished"
     faster, slower = shift.visible()
     return found | {
-        "verdict": said, "ratio": math.exp(shift.middle), "best_ratio": math.exp(shift.best),
-        "low": _factor(shift.low), "high": _factor(shift.high),
-        "noticed_if_claimed_faster_by": _factor(faster), "noticed_if_claimed_slower_by": _factor(slower),
-    }  # fmt: skip
+        "verdict": said,
+        "ratio": math.exp(shift.middle),
+        "best_ratio": math.exp(shift.best),
+        "low": _factor(shift.low),
+        "high": _factor(shift.high),
+        "noticed_if_claimed_faster_by": _factor(faster),
+        "noticed_if_claimed_slower_by": _factor(slower),
+    }
 
 
 def _judge(line: dict[str, Any], cell: Cell, shared: float) -> tuple[str, agreement.Shift]:
@@ -110,12 +115,20 @@ def orders(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for (record, problem, scenario), mine in races.items():
         there, here = (
             {x["kernel"]: (x[k]["seconds"], x[k]["low"], x[k]["high"]) for x in mine} for k in ("there", "here")
-        )  # fmt: skip
+        )
         order = agreement.order(there, here)
-        found.append({
-            "record": record, "problem": problem, "scenario": scenario, "kernels": len(mine),
-            "same": order.same, "reversed": order.reversed, "untold": order.untold, "tau": order.tau,
-        })  # fmt: skip
+        found.append(
+            {
+                "record": record,
+                "problem": problem,
+                "scenario": scenario,
+                "kernels": len(mine),
+                "same": order.same,
+                "reversed": order.reversed,
+                "untold": order.untold,
+                "tau": order.tau,
+            }
+        )
     return found
 
 
@@ -128,9 +141,7 @@ def objections(found: dict[str, Any]) -> list[str]:
     spoken = [f"{Path(r['path']).name}: {flaw}" for r in found["records"] for flaw in r["flaws"]]
     for r in found["records"]:
         if abs(math.log(r["drift"])) > TOGETHER:
-            spoken.append(
-                f"{Path(r['path']).name}: everything takes {r['drift']:.2f} times as long here as it says"
-            )
+            spoken.append(f"{Path(r['path']).name}: everything takes {r['drift']:.2f} times as long here as it says")
     cells = told(found)
     few = sum(x["verdict"] != INSIDE for x in cells) <= (1 - INSIDE_SHARE) * len(cells)
     for x in found["cells"]:
@@ -159,9 +170,7 @@ def outside(x: dict[str, Any]) -> str:
 
 
 def _times(side: dict[str, Any]) -> str:
-    return (
-        f"{seconds_text(side['seconds'])} ({seconds_text(side['low'])} - {seconds_text(side['high'])})"
-    )
+    return f"{seconds_text(side['seconds'])} ({seconds_text(side['low'])} - {seconds_text(side['high'])})"
 
 
 def pairs(found: dict[str, Any]) -> tuple[int, list[str], int]:
@@ -182,8 +191,4 @@ def _verdict(found: dict[str, Any]) -> str:
 def failures(found: dict[str, Any]) -> list[str]:
     """Cells of which nothing can be said, because they failed to run here."""
     fine = (INSIDE, *OUTSIDE, BUSY, "wrong", "ok")
-    return [
-        f"{name(x)}: {x['verdict']} {x['why']}".strip()
-        for x in found["cells"]
-        if x["verdict"] not in fine
-    ]
+    return [f"{name(x)}: {x['verdict']} {x['why']}".strip() for x in found["cells"] if x["verdict"] not in fine]

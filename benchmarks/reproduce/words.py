@@ -27,8 +27,7 @@ def sentence(found: dict[str, Any]) -> str:
         busy = sum(x["verdict"] == BUSY for x in found["cells"])
         left = f" This machine was too busy to tell of {busy} more." if busy else ""
         return (
-            f"{said}: {inside} of {len(cells)} cells are inside ({seed}).{left} {_on_the_whole(found)}"
-            f"{_power(cells)}"
+            f"{said}: {inside} of {len(cells)} cells are inside ({seed}).{left} {_on_the_whole(found)}{_power(cells)}"
         )
     same, turned, untold = pairs(found)
     taus = [o["tau"] for o in found["orders"] if o["tau"] is not None]

@@ -31,7 +31,7 @@ SCHEDULES = ("round robin", "warp forward", "warp reverse", "random")
 SANITIZERS = {
     "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fsanitize-sections=cuda_shared"),
     "thread": ("-fsanitize=thread",),
-}  # fmt: skip
+}
 FENCE = 512  # elements of NaN before and behind every array
 KERNELS = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(")
 
@@ -64,9 +64,7 @@ def fenced(shape: Any, dtype: Any = "float32") -> np.ndarray:
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     size = int(np.prod(shape))
     room = np.full(size + 2 * FENCE + 64, np.nan, dtype)
-    start = (
-        FENCE + (-(room.ctypes.data + FENCE * room.itemsize) % 256) // room.itemsize
-    )  # as CuPy aligns
+    start = FENCE + (-(room.ctypes.data + FENCE * room.itemsize) % 256) // room.itemsize  # as CuPy aligns
     return room[start : start + size].reshape(shape)
 
 
@@ -141,9 +139,22 @@ class Module:
 
     def _build(self, text: str, options: tuple[str, ...]) -> None:
         command = [
-            "g++", "-std=c++17", "-O1", "-g1", "-Wall", "-Werror", "-Wno-unknown-pragmas",
-            "-U_FORTIFY_SOURCE", f"-I{HERE}", *options, "-x", "c++", "-", "-o", str(self.file),
-        ]  # fmt: skip
+            "g++",
+            "-std=c++17",
+            "-O1",
+            "-g1",
+            "-Wall",
+            "-Werror",
+            "-Wno-unknown-pragmas",
+            "-U_FORTIFY_SOURCE",
+            f"-I{HERE}",
+            *options,
+            "-x",
+            "c++",
+            "-",
+            "-o",
+            str(self.file),
+        ]
         built = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if built.returncode:
             raise EmulatorError(f"g++ does not take it:\n{built.stderr}")
@@ -206,8 +217,11 @@ class Kernel:
         }
         done = subprocess.run(
             [*self.module.emulator.before, str(self.module.file), self.name],
-            input=b"".join(sent), capture_output=True, check=False, env={**os.environ, **quiet},
-        )  # fmt: skip
+            input=b"".join(sent),
+            capture_output=True,
+            check=False,
+            env={**os.environ, **quiet},
+        )
         if done.returncode:
             raise EmulatorError(f"{self.name}: {done.stderr.decode(errors='replace')} ({self._how()})")
         rest = memoryview(done.stdout)

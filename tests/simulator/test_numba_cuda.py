@@ -187,9 +187,7 @@ def strict(monkeypatch):
     order("first-thread-first")
     monkeypatch.setattr(kernelapi.FakeCUDAShared, "array", shared_array)
     monkeypatch.setattr(kernelapi.FakeCUDALocal, "array", local_array)
-    monkeypatch.setattr(
-        cuda, "device_array", lambda shape, dtype: devicearray.FakeCUDAArray(poisoned(shape, dtype))
-    )
+    monkeypatch.setattr(cuda, "device_array", lambda shape, dtype: devicearray.FakeCUDAArray(poisoned(shape, dtype)))
     within = devicearray.FakeWithinKernelCUDAArray
     read, write = within.__getitem__, within.__setitem__
     monkeypatch.setattr(within, "__getitem__", lambda a, i: (refuse_negative(i), read(a, i))[1])
@@ -225,9 +223,7 @@ def run_once(kernel, plan, p: Conv2d) -> None:
     """One call on integers, for problems on which four would take too long."""
     tier = "exact" if kernel.accuracy == "elementwise" else "integers"
     x, w, b = inputs(p, 2, tier, kernel.accuracy)
-    y = plan.run(
-        cuda.to_device(x), plan.pack(cuda.to_device(w), None if b is None else cuda.to_device(b))
-    )
+    y = plan.run(cuda.to_device(x), plan.pack(cuda.to_device(w), None if b is None else cuda.to_device(b)))
     verdict = judge(y.copy_to_host(), p, x, w, b, accuracy=kernel.accuracy, tier=tier)
     assert verdict.ok, f"{kernel.name} on {p}: {verdict.why}"
 
@@ -277,10 +273,7 @@ MUTANTS = {
     "register_tile: no barrier after use": ("cuda.syncthreads()  # all is read", "pass  #"),
     "register_tile: pixels beyond the last": ("if m < M else NOWHERE", "if True else NOWHERE"),
     "register_tile: a lane elsewhere": ("(lane % 2 + lane // 16 * 2) * 4", "(lane % 4) * 4"),
-    "register_tile: a tap twice": (
-        "multiply(xs, ws, sums, m, f, 7)",
-        "multiply(xs, ws, sums, m, f, 6)",
-    ),
+    "register_tile: a tap twice": ("multiply(xs, ws, sums, m, f, 7)", "multiply(xs, ws, sums, m, f, 6)"),
     "register_tile: unset sums": ("sums[i, j] = real(0)", "pass"),
     "register_tile, _implicit_gemm: unwritten filters": ("f + more < F:", "f + more + 1 < F:"),
     "register_tile, _implicit_gemm: unwritten pixels": ("if m < M and", "if m + 1 < M and"),
@@ -297,14 +290,8 @@ MUTANTS = {
     "async_tile: no barrier": ("cuda.syncthreads()  # 1", "pass  # 1"),
     "async_tile: one stage too few": ("AHEAD = STAGES - 1", "AHEAD = STAGES"),
     "async_tile: reads outside": ("uint64(at) + more, inside)", "uint64(at) + more, True)"),
-    "async_tile: too few copies of x": (
-        "in range(X_COPIES):\n            more",
-        "in range(1):\n            more",
-    ),
-    "async_tile: copies in no group": (
-        "            commit()\n        while",
-        "            pass\n        while",
-    ),
+    "async_tile: too few copies of x": ("in range(X_COPIES):\n            more", "in range(1):\n            more"),
+    "async_tile: copies in no group": ("            commit()\n        while", "            pass\n        while"),
     "winograd: no wait": ("wait_for_all_but(YOUNGER)", "pass"),
     "winograd: no barrier": ("cuda.syncthreads()  # for all", "pass  #"),
     "winograd, _winograd: rows beyond the last": ("if h < P and v < Q:", "if v < Q:"),
@@ -333,9 +320,7 @@ def test_wrong_kernel_is_rejected(mutant, strict, monkeypatch):
         monkeypatch.setitem(sys.modules, f"convzoo.numba_cuda.{block}", module)
         module = changed(stem, "\nALGORITHM", "\n\nALGORITHM")
     kernel = convzoo.load(f"numba_cuda/{stem}")
-    p = Conv2d.parse(
-        "n1c9h6w5k3r3s3-p1_0_1_1" if stem == "winograd" else "n1c22h4w17k18r2s3-st1x2-p0_2_2_1-g2"
-    )
+    p = Conv2d.parse("n1c9h6w5k3r3s3-p1_0_1_1" if stem == "winograd" else "n1c22h4w17k18r2s3-st1x2-p0_2_2_1-g2")
     for order in ORDERS:
         strict(order)
         try:

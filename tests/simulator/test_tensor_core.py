@@ -86,10 +86,15 @@ def test_matrices_lie_in_the_lanes_as_the_manual_says():
 @pytest.mark.parametrize(
     ("value", "rounded"),
     [
-        (1.0, 1.0), (1 + 2**-10, 1 + 2**-10), (1 + 2**-11, 1 + 2**-10), (-1 - 2**-11, -1 - 2**-10),
-        (1 + 2**-11 - 2**-23, 1.0), (4095.0, 4096.0), (np.inf, np.inf),
+        (1.0, 1.0),
+        (1 + 2**-10, 1 + 2**-10),
+        (1 + 2**-11, 1 + 2**-10),
+        (-1 - 2**-11, -1 - 2**-10),
+        (1 + 2**-11 - 2**-23, 1.0),
+        (4095.0, 4096.0),
+        (np.inf, np.inf),
     ],
-)  # fmt: skip
+)
 def test_tf32_has_11_bits_and_ties_go_away_from_zero(value, rounded):
     assert _ptx.tf32(np.float32(value)) == np.float32(rounded)
     assert np.isnan(_ptx.tf32(np.float32(np.nan)))
@@ -103,10 +108,7 @@ MUTANTS = {
     "swapped fragment": ("e % 2, 2 * half + e // 2]", "e // 2, 2 * half + e % 2]"),
     "x not rounded": ("x_big[i, e] = tf32(v)", "x_big[i, e] = v"),
     "w not rounded": ("w_big[e] = tf32(v)", "w_big[e] = v"),
-    "the small part of x is lost": (
-        "x_small[i, e] = tf32(v - x_big[i, e])",
-        "x_small[i, e] = float32(0)",
-    ),
+    "the small part of x is lost": ("x_small[i, e] = tf32(v - x_big[i, e])", "x_small[i, e] = float32(0)"),
     "the rest is not added": (" + rest[i, e // 2, 2 * half + e % 2]", ""),
     "tail of pixels": ("if pixel < M:", "if True:"),
     "tail of filters": ("if filter < F:", "if True:"),
@@ -129,9 +131,7 @@ def test_wrong_kernel_is_rejected(mutant, strict):  # noqa: F811
     right, wrong = MUTANTS[mutant]
     kernel = convzoo.load("numba_cuda/tensor_core_3xtf32")
     source = kernel.path.read_text(encoding="utf-8")
-    assert source.count(right) == 1, (
-        f"update the mutant: {right!r} must stand in {kernel.path.name} once"
-    )
+    assert source.count(right) == 1, f"update the mutant: {right!r} must stand in {kernel.path.name} once"
     module = types.ModuleType("wrong")
     module.__package__ = "convzoo.numba_cuda"  # where its building blocks lie
     exec(compile(source.replace(right, wrong), f"<{mutant}>", "exec"), module.__dict__)
