@@ -11,7 +11,7 @@ GPUCHECK ?= .venv-gpucheck
 
 # Check and time every kernel this machine can run (about three and a half minutes on two cores), and write the report.
 compare: $(READY)
-	$(RUN) -m benchmarks compare --preset quick --report
+	$(RUN) -m benchmarks compare --preset quick --report $(COMPARE_FLAGS)
 
 # The tests, file by file in two processes, then those that compare times; `make test-all` adds the slow ones.
 test: $(READY)
@@ -60,4 +60,4 @@ $(READY): pyproject.toml constraints/$(PROFILE).txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(GPUCHECK) .asv build reports/out gpu-results
+	rm -rf $(VENV) $(GPUCHECK) .asv build gpu-results

@@ -45,7 +45,7 @@ def parser() -> Parser:
     p = verb("compare", "time kernels against each other, each output judged before and after")
     _sweep_options(p)
     p.add_argument("--machine", metavar="NAME", help="default: made from the hardware")
-    p.add_argument("--resume", metavar="RECORD.jsonl", help="go on with an interrupted run")
+    p.add_argument("--resume", metavar="RECORD.jsonl", help="go on with an interrupted run: a file, or its name")
     p.add_argument("--raw", action="store_true", help="keep every sample in the record")
     p.add_argument("--report", action="store_true", help="write the HTML and Markdown report of this run")
 
@@ -123,7 +123,7 @@ def parser() -> Parser:
     p.add_argument("--out", metavar="FILE.json", help="default: named after the network, here")
 
     p = verb("reproduce", "are published times so here? random cells of a record, measured again")
-    p.add_argument("records", nargs="+", metavar="RECORDS", help="files or folders, as reports/records/MACHINE")
+    p.add_argument("records", nargs="+", metavar="RECORDS", help="files, folders, or names of records and machines")
     p.add_argument("--cells", type=int, metavar="N", default=20, help="how many to draw; default: 20")
     p.add_argument("--seed", type=int, help="of the draw, data and order; default: a new one, which is told")
     p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0, help="for one cell")
@@ -131,9 +131,9 @@ def parser() -> Parser:
 
     verb("doctor", "this machine: hardware, libraries, threads, what would spoil timings")
 
-    p = verb("machine", "write reports/machines/<name>.json and tell asv about this machine")
+    p = verb("machine", "write machines/<name>.json and tell asv about this machine")
     p.add_argument("--name", metavar="NAME", help="default: made from the hardware")
-    p.add_argument("--out", metavar="DIR", help="default: reports/machines")
+    p.add_argument("--out", metavar="DIR", help="default: reports/out/machines")
     p.add_argument("--facts-only", action="store_true", help="do not measure the ceilings (10 s)")
 
     p = verb("export", "write a record's cells as asv results")
@@ -160,7 +160,7 @@ def _sweep_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--scenario", nargs="+", choices=("eager", "packed"), default=["packed"])
     p.add_argument("--baseline", metavar="KERNEL", help="default: torch's builtin on this device")
     p.add_argument("--threads", type=int, metavar="N", help="default: all usable CPUs")
-    p.add_argument("--records", metavar="DIR", help="default: reports/records")
+    p.add_argument("--records", metavar="DIR", help="default: reports/out/records")
     p.add_argument("--rounds", type=int, metavar="N", help="exactly N rounds")
     p.add_argument("--budget", type=float, metavar="SECONDS", help="begin no round beyond this")
     p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0, help="for one cell")
@@ -410,7 +410,7 @@ def _resumed(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     from . import compare as sweeping
     from . import record
 
-    path = Path(args.resume).resolve()
+    path = record.one(args.resume)
     header, lines = _resumable(path)
     return sweeping.resumed(header, lines, record.Record(path), args.timeout, args.raw), header
 
@@ -639,7 +639,7 @@ def machine(args: argparse.Namespace) -> int:
 
     facts = hardware.facts()
     name = args.name or hardware.machine_name(facts)
-    folder = Path(args.out).resolve() if args.out else machine_file.FOLDER
+    folder = Path(args.out).resolve() if args.out else None
     measured = {} if args.facts_only else {"ceilings": ceilings.measure(hardware.usable_cpus())}
     path = machine_file.save(name, folder, hardware=facts, **measured)
     try:
@@ -659,7 +659,7 @@ def export(args: argparse.Namespace) -> int:
     from . import record
 
     results = Path(args.results) if args.results else record.ROOT / "reports" / "results"
-    folder = record.export_to_asv(Path(args.record), results)
+    folder = record.export_to_asv(record.one(args.record), results)
     if args.json:
         emit("export", {"results": str(folder)})
     else:
@@ -812,13 +812,15 @@ def fleet(args: argparse.Namespace) -> int:
     import contextlib
 
     from . import compare as sweeping
+    from . import record
     from .fleet import cluster, coordinator, plan, share
 
     if args.local is not None and args.local < 1:
         raise ValueError(f"--local must be at least 1, got {args.local}")
     folder = sweeping.record_folder(args.records)
-    resumed = share.resume([(path, *_resumable(path)) for path in map(Path, args.resume or [])])
-    durations = plan.Durations(folder.rglob("*.jsonl"))
+    known = [folder, record.PUBLISHED / "records"]
+    resumed = share.resume([(path, *_resumable(path)) for path in map(record.one, args.resume or [])])
+    durations = plan.Durations(path for place in known for path in place.rglob("*.jsonl"))
     given = {k: getattr(args, k) for k in ("preset", "seed", "timeout", "threads", "rounds", "budget")}
     arguments = [word for k, v in given.items() if v is not None for word in (f"--{k}", str(v))]
     arguments += ["-q", "--scenario", *args.scenario]

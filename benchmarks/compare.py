@@ -17,7 +17,7 @@ from convzoo import Conv2d
 from . import ceilings, plausibility
 from .problems import Layer
 from .processes import Worker
-from .record import ROOT, Record, short
+from .record import OWN, Record, short
 from .stopwatch import Effort
 from .summary import interval, speed, summary
 
@@ -313,4 +313,4 @@ cell_key = ("kernel", "problem", "scenario")
 
 
 def record_folder(given: str | None) -> Path:
-    return Path(given).resolve() if given else ROOT / "reports" / "records"
+    return Path(given).resolve() if given else OWN / "records"

@@ -145,6 +145,7 @@ def facts() -> dict[str, Any]:
         "microarchitecture": _microarchitecture(),
         "cpu_family_model": f"{cpu.get('cpu family', '?')}/{cpu.get('model', '?')}",
         "vector": next((v for v in ("avx512f", "avx2", "avx") if v in flags), None),
+        "matrix": "amx" if "amx_tile" in flags else None,
         "cpus": os.cpu_count(),
         "usable_cpus": usable_cpus(),
         "cgroup_quota": cgroup_quota(),
@@ -159,9 +160,14 @@ def facts() -> dict[str, Any]:
 
 
 def machine_name(known: dict[str, Any] | None = None) -> str:
-    """A name from the hardware, the same after a reboot: results are published under it."""
+    """A name from the hardware, the same after a reboot: results are published under it.
+
+    What a CPU can do goes before what it is called: a hypervisor may give a CPU with matrix units a family and
+    model that had none, and the microarchitecture follows from those.
+    """
     f = known or facts()
-    parts = [f["cpu"], f["microarchitecture"] or f["arch"], f"{f['usable_cpus']}cpu"]
+    kind = f.get("matrix") or f["microarchitecture"] or f["arch"]
+    parts = [f["cpu"], kind, f"{f['usable_cpus']}cpu"]
     parts += [gpu["name"] for gpu in f["gpus"][:1]]
     return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")
 

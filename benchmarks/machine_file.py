@@ -1,4 +1,4 @@
-"""reports/machines/<name>.json: what a machine is, what it can do at most, and how noisy it is."""
+"""machines/<name>.json, in reports/out or published: what a machine is, what it can do at most, and how noisy it is."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .record import ROOT
+from .plausibility import best_of
+from .record import OWN, PUBLISHED
 
-FOLDER = ROOT / "reports" / "machines"
 SCHEMA = "convzoo.machine/1"
 
 
-def load(name: str, folder: Path = FOLDER) -> dict[str, Any]:
-    """What is known of the machine, or {}. ValueError for a file that is not one of ours."""
+def load(name: str) -> dict[str, Any]:
+    """What is known of the machine, here and as published: the higher of each ceiling, else one's own; or {}."""
+    own, published = (_read(room / "machines" / f"{name}.json") for room in (OWN, PUBLISHED))
+    every = [x["ceilings"] for x in (published, own) if x.get("ceilings")]
+    return published | own | ({"ceilings": best_of(every[0], every[-1])} if every else {})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """ValueError for a file that is not one of ours."""
     try:
-        document = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / name}.json: not JSON ({error}); delete it to measure again") from None
+        raise ValueError(f"{path}: not JSON ({error}); delete it to measure again") from None
     if document.get("schema") != SCHEMA:
-        raise ValueError(f"{folder / name}.json: schema must be {SCHEMA}, got {document.get('schema')!r}")
+        raise ValueError(f"{path}: schema must be {SCHEMA}, got {document.get('schema')!r}")
     return document
 
 
@@ -32,7 +39,6 @@ def ceilings(name: str, hardware: dict[str, Any], threads: int) -> dict[str, Any
     to beat it, ``compare`` measures again before it mistrusts the time.
     """
     from . import ceilings as measuring
-    from .plausibility import best_of
 
     known = load(name).get("ceilings") or {}
     if str(threads) in known.get("fma_gflops_per_s", {}):
@@ -42,10 +48,10 @@ def ceilings(name: str, hardware: dict[str, Any], threads: int) -> dict[str, Any
     return found
 
 
-def save(name: str, folder: Path = FOLDER, **parts: Any) -> Path:
-    """Write or replace parts (hardware, ceilings, null) and keep the others. The path."""
-    document = load(name, folder) | {"schema": SCHEMA, "machine": name} | parts
-    path = folder / f"{name}.json"
+def save(name: str, folder: Path | None = None, **parts: Any) -> Path:
+    """Write or replace parts (hardware, ceilings, null) and keep the others; in reports/out by default. The path."""
+    path = (folder or OWN / "machines") / f"{name}.json"
+    document = _read(path) | {"schema": SCHEMA, "machine": name} | parts
     path.parent.mkdir(parents=True, exist_ok=True)
     written = path.with_suffix(".part")
     written.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,14 @@ from typing import Any
 SCHEMA = "convzoo.record/1"
 SUITE = 2  # raised when the meaning of a number changes; numbers of different suites never mix
 ROOT = Path(__file__).resolve().parent.parent
+# What makes a machine another one under the same name. Not the driver, the governor or the version of the
+# system: those change on one machine, and each record holds its own.
+IDENTITY = ("cpu", "microarchitecture", "cpu_family_model", "vector", "matrix", "usable_cpus", "caches", "arch")
+PUBLISHED = ROOT / "reports"
+OWN = PUBLISHED / "out"  # ignored by git: what is measured here stays here until ``python -m reports publish``
+ABSOLUTE = re.compile(r"(^|=)(?:/|[A-Za-z]:[\\/])(?:.*[\\/])?")  # the folder in a word of a command line
+_FOLDERS = [re.escape(str(folder)) for folder in (ROOT, Path.home()) if folder != Path(folder.anchor)]
+_OF_HERE = re.compile(rf"(?<![\w./-])({'|'.join(_FOLDERS)})(?![\w.-])")
 
 
 class Busy(ValueError):
@@ -66,7 +75,8 @@ class Record:
 
 
 def short(value: Any) -> Any:
-    """The same with six digits of every float: more than any time has, and half of the bytes.
+    """The same with six digits of every float: more than any time has, and half of the bytes; and without this
+    machine's folders, for records are published.
 
     Whatever is computed from a line and recorded too is computed from the shortened line: a reader who
     computes it again from what the record holds gets it back.
@@ -75,6 +85,8 @@ def short(value: Any) -> Any:
         return float(f"{value:.6g}")
     if isinstance(value, dict):
         return {key: short(inner) for key, inner in value.items()}
+    if isinstance(value, str):
+        return _OF_HERE.sub(lambda found: "." if found[0] == str(ROOT) else "~", value)
     return [short(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -130,6 +142,31 @@ def _first_line(path: Path) -> str | None:
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(ROOT), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def named(word: str | Path, *rooms: Path) -> list[Path]:
+    """The records that a path names, or a record's or a machine's name: one's own before the published ones.
+
+    FileNotFoundError where there is none.
+    """
+    path = Path(word)
+    if path.exists():
+        return sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    every = [p for room in rooms or (OWN, PUBLISHED) for p in sorted((room / "records").glob("*/*.jsonl"))]
+    found = [p for p in every if str(word) in (p.stem, p.name, p.parent.name)]
+    if not found:
+        raise FileNotFoundError(
+            f"{word}: no such file, and no record or machine of that name in reports/out or reports/records"
+        )
+    return found
+
+
+def one(word: str | Path) -> Path:
+    """The one record that is named so."""
+    found = named(word)
+    if len({path.name for path in found}) != 1:
+        raise ValueError(f"{word}: names {len(found)} records, and one is wanted")
+    return found[0]
 
 
 def new_path(folder: Path, machine: str, preset: str) -> Path:
@@ -208,4 +245,5 @@ def commit_date(commit: str) -> str | None:
 
 
 def command() -> list[str]:
-    return ["python", "-m", "benchmarks", *sys.argv[1:]]
+    """What was typed; of a folder elsewhere on this machine only the last name, for records are published."""
+    return ["python", "-m", "benchmarks", *(ABSOLUTE.sub(r"\1", short(word)) for word in sys.argv[1:])]

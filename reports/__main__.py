@@ -11,7 +11,10 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from .merge import Verdict
 
 FINE, MISMATCH, MISSING, USAGE = 0, 1, 2, 3
 ROOM = Path(__file__).resolve().parent
@@ -61,7 +64,7 @@ def parser() -> Parser:
 
     text = "the same report of one record or several alone, and of documents of regress --json"
     p = verbs.add_parser("render", help=text, description=text)
-    p.add_argument("records", nargs="+", type=Path, metavar="RECORD.jsonl|REGRESS.json")
+    p.add_argument("records", nargs="*", metavar="RECORD|REGRESS.json", help="files or names; default: every record")
     p.add_argument("--out", type=Path, metavar="DIR", help="default: reports/out/<record>/")
 
     text = "take records, machine files and asv results of another machine into this repository"
@@ -70,6 +73,14 @@ def parser() -> Parser:
     p.add_argument("--into", type=Path, metavar="DIR", default=ROOM, help="default: reports")
     p.add_argument("--dry-run", action="store_true", help="say what would happen, write nothing")
     p.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+    text = "move records of this machine, which lie in reports/out, to those that git keeps, after the checks of import"
+    p = verbs.add_parser("publish", help=text, description=text)
+    p.add_argument("records", nargs="+", metavar="RECORD", help="files, or names of records and machines")
+    p.add_argument("--into", type=Path, metavar="DIR", default=ROOM, help="default: reports")
+    p.add_argument("--dry-run", action="store_true", help="say what would happen, write nothing")
+    p.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
     text = "write the page that retells the seed: its code runs, its times come from a record"
     p = verbs.add_parser("retell", help=text, description=text)
     p.add_argument("--record", type=Path, metavar="RECORD.jsonl", help="default: the newest that has the layer")
@@ -84,7 +95,7 @@ def parser() -> Parser:
     p.add_argument("--layout", choices=("nchw", "nhwc"), help="default: as the problems say")
     p.add_argument("--batch", type=natural, metavar="N", help="default: as the problems say")
     p.add_argument("--machine", metavar="NAME", help="default: each that has records")
-    p.add_argument("--records", type=Path, metavar="DIR", default=ROOM / "records", help="default: reports/records")
+    p.add_argument("--records", type=Path, metavar="DIR", help="default: reports/out and reports/records")
     p.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
     text = "write the page on GPU code, gpu_code.md, beside its table"
@@ -126,14 +137,20 @@ def build(args: argparse.Namespace) -> int:
 
 
 def render(args: argparse.Namespace) -> int:
+    from benchmarks.record import OWN, named
+
     from .build import of_findings, written
-    from .collect import collect
+    from .collect import EVERY, collect, records_in
     from .values import Unreadable
 
-    found = collect(args.records)
-    if found.left_out:  # a record that was named must be one
+    try:
+        records = [path for word in args.records for path in named(word)] if args.records else records_in(*EVERY)
+    except FileNotFoundError as error:
+        raise Unreadable(str(error)) from None
+    found = collect(records)
+    if found.left_out and args.records:  # a record that was named must be one
         raise Unreadable(found.left_out[0])
-    out = args.out or ROOM / "out" / folder_of(args.records)
+    out = args.out or OWN / (folder_of(records) if args.records else "all")
     print(*written(of_findings(found), out), sep="\n")
     return FINE
 
@@ -144,9 +161,20 @@ def folder_of(records: list[Path]) -> str:
 
 
 def import_(args: argparse.Namespace) -> int:
-    from .merge import merge, told
+    from .merge import merge
 
-    verdicts = merge(args.paths, args.into, args.dry_run)
+    return _taken(args, merge(args.paths, args.into, args.dry_run))
+
+
+def publish(args: argparse.Namespace) -> int:
+    from .merge import publish
+
+    return _taken(args, publish(args.records, args.into, args.dry_run))
+
+
+def _taken(args: argparse.Namespace, verdicts: list[Verdict]) -> int:
+    from .merge import told
+
     fine, trouble = told(verdicts, args.dry_run)
     if args.json:
         files = [
@@ -160,7 +188,7 @@ def import_(args: argparse.Namespace) -> int:
             }
             for v in verdicts
         ]
-        emit("import", {"dry_run": args.dry_run, "files": files})
+        emit(args.verb, {"dry_run": args.dry_run, "files": files})
     else:
         print(*fine, sep="\n")
     print(*trouble, sep="\n", end="\n" if trouble else "", file=sys.stderr)
@@ -205,16 +233,16 @@ def retell(args: argparse.Namespace) -> int:
 
 def pick(args: argparse.Namespace) -> int:
     from . import advice
-    from .collect import collect, records_in
+    from .collect import EVERY, collect, records_in
     from .pick import answer, wish
     from .values import Unreadable
 
-    found = collect(records_in(args.records))
+    found = collect(records_in(*([args.records] if args.records else EVERY)))
     for why in found.left_out:
         print(f"left out: {why}", file=sys.stderr)
     names = list(dict.fromkeys(run.machine for run in found.runs))
     if not names:
-        raise Unreadable(f"{args.records} holds no record: python -m benchmarks compare makes one")
+        raise Unreadable(f"{args.records or ROOM / 'records'} holds no record: python -m benchmarks compare makes one")
     if args.machine not in (None, *names):
         raise Unreadable(f"there is no record of machine {args.machine}; there are {', '.join(names)}")
     wanted = wish(args.problems, found.runs, args.accuracy, args.scenario, args.layout, args.batch)
@@ -252,6 +280,7 @@ VERBS = {
     "gpu-code": gpu_code,
     "import": import_,
     "pick": pick,
+    "publish": publish,
     "render": render,
     "retell": retell,
 }

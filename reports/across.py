@@ -25,6 +25,7 @@ FACTS = {
     "cpu": "CPU",
     "microarchitecture": "microarchitecture",
     "vector": "vectors",
+    "matrix": "matrix unit",
     "usable_cpus": "usable CPUs",
     "caches": "caches",
     "memory_bytes": "memory",
@@ -59,10 +60,10 @@ def compared(runs: Sequence[Run], files: Mapping[str, dict[str, Any]]) -> dict[s
     }
 
 
-def machine_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """The machine files of a folder by name; one that cannot be read is as good as none."""
+def machine_files(*folders: Path) -> dict[str, dict[str, Any]]:
+    """The machine files of these folders by name, the last one's first; one that cannot be read is as good as none."""
     found = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
         try:
             found[path.stem] = mapping(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError):

@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchmarks.record import OWN
+
 from . import across, export, figures, markdown, timeline, views
 from .collect import MANY, ROOM, Findings, collect, records_in
 from .cores import each
 from .page import page
 
+BUILT = ("report.html", "cells.csv", "report.json")  # made anew where they are wanted; git keeps the other files
 ASV_SITE = ROOM.parent / ".asv" / "html" / "index.html"  # html_dir of asv.conf.json
 
 
@@ -18,7 +21,7 @@ def committed(room: Path = ROOM, out: Path | None = None) -> tuple[Findings, dic
     """The report of everything that the room holds: findings, and files by their name below ``out``."""
     found = collect(records_in(room / "records"), room)
     site = Path(os.path.relpath(ASV_SITE, out or room)).as_posix() if room == ROOM else None
-    return found, files(found, room / "results", room / "machines", site)
+    return found, files(found, room / "results", [room], site)
 
 
 def of_records(records: Iterable[Path]) -> dict[str, str]:
@@ -27,13 +30,13 @@ def of_records(records: Iterable[Path]) -> dict[str, str]:
 
 
 def of_findings(found: Findings) -> dict[str, str]:
-    return files(found, None, ROOM / "machines", None)
+    return files(found, None, [ROOM, OWN], None)
 
 
-def files(found: Findings, results: Path | None, machines: Path, asv_site: str | None) -> dict[str, str]:
+def files(found: Findings, results: Path | None, rooms: Iterable[Path], asv_site: str | None) -> dict[str, str]:
     tracks = timeline.tracks(found.glances, results)
     steps = timeline.steps(tracks)
-    beside = across.compared(found.runs, across.machine_files(machines))
+    beside = across.compared(found.runs, across.machine_files(*(room / "machines" for room in rooms)))
     drawn = each(figures.figures, found.runs, len(found.glances) >= MANY)
     table = export.rows(found.runs)
     shown = [views.page(run, number) for number, run in enumerate(found.runs, 1)]
@@ -57,10 +60,9 @@ def written(content: dict[str, str], out: Path) -> list[Path]:
 
 
 def stale(content: dict[str, str], out: Path) -> list[str]:
-    """Files that are missing or differ; figures only by their presence, because fonts draw them."""
-    return [
-        name
-        for name, words in content.items()
-        if not (path := out / name).is_file()
-        or (not name.startswith("figures/") and path.read_text(encoding="utf-8") != words)
-    ]
+    """Kept files that are missing or differ; figures only by their presence, because fonts draw them."""
+
+    def differs(path: Path, words: str) -> bool:
+        return not path.is_file() or (path.suffix != ".svg" and path.read_text(encoding="utf-8") != words)
+
+    return [name for name, words in content.items() if name not in BUILT and differs(out / name, words)]

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import OWN
+
 from . import evidence, limits
 from .cells import Cell, Networks, Run, against
 from .cores import each
@@ -23,6 +25,7 @@ from .values import Unreadable, mapping, text
 from .wording import listed, plural
 
 ROOM = Path(__file__).resolve().parent
+EVERY = (ROOM / "records", OWN / "records")
 Race = tuple[str, str]  # problem, scenario
 MANY = 16  # records
 FIRST = ("resnet50", "vgg16", "mobilenet")  # networks that readers know, in the order of their layers here
@@ -85,8 +88,10 @@ def _look(path: Path) -> tuple[Path, Glance | str]:
         return path, str(error)
 
 
-def records_in(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*/*.jsonl"))
+def records_in(*folders: Path) -> list[Path]:
+    """The records of these folders, each once; where a file is in two, that of the last."""
+    found = {(p.parent.name, p.name): p for folder in folders for p in folder.glob("*/*.jsonl")}
+    return [found[key] for key in sorted(found)]
 
 
 def _runs(glances: Sequence[Glance]) -> list[Run]:

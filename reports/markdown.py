@@ -40,9 +40,9 @@ def report(
     for view in shown:
         parts += _alarms(view)
     parts.append(
-        "Made by `python -m reports build`. [report.html](report.html) is the same as one offline page with every "
-        "cell, to sort, filter and rank by the accuracy you need; [cells.csv](cells.csv) and "
-        "[report.json](report.json) hold the numbers."
+        "Made by `python -m reports build`, which writes three files more, that git does not keep: report.html is the "
+        "same as one offline page with every cell, to sort, filter and rank by the accuracy you need; cells.csv and "
+        "report.json hold the numbers."
     )
     for run, view, pictures in zip(found.runs, shown, drawn, strict=True):
         parts += _machine(run, view, pictures)
@@ -171,7 +171,7 @@ def _winners(run: Run, view: dict[str, Any], scenario: str) -> list[str]:
 def _tables(head: list[str], rows: list[list[str]], right: int = 99) -> list[str]:
     """One table, or of very many rows the first, and how many more there are."""
     more = len(rows) - MOST_ROWS
-    words = [f"{more} more are in [cells.csv](cells.csv) and on the HTML page."] if more > 0 else []
+    words = [f"{more} more are in cells.csv and on the HTML page."] if more > 0 else []
     return [_table(head, rows[:MOST_ROWS], right), *words]
 
 
@@ -180,7 +180,7 @@ def _matrix(run: Run, view: dict[str, Any], scenario: str) -> list[str]:
     found = tables.matrix(part, scenario)
     parts = [f"### All kernels: {plain(view['label'])}, {plain(what)}", _rows(found)]
     if found["left_out"]:
-        parts.append(f"{found['left_out']} more problems are in [cells.csv](cells.csv) and on the HTML page.")
+        parts.append(f"{found['left_out']} more problems are in cells.csv and on the HTML page.")
     return parts + ([_idle(found)] if found["idle"] else [])
 
 
@@ -243,13 +243,13 @@ def _table(head: list[str], rows: list[list[str]], right: int = 99) -> str:
 def readme_table(runs: Sequence[Run]) -> str:
     """What stands between the markers of a README: one machine's table, and where the others are.
 
-    The machine is that of the newest run of the quick preset, whose problems a README has room for; of its runs
-    it is the one with the most threads.
+    The machine is that of which most cells are known by the quick preset, whose problems a README has room for;
+    of its runs it is the one with the most threads.
     """
     if not runs:
         return "There is no record yet: `make compare` writes the first one."
     quick = [r for r in runs if any(s.said("preset") == "quick" for s in r.sources)] or [*runs]
-    same = [r for r in quick if r.machine == quick[0].machine]
+    same = [r for r in quick if r.machine == max(quick, key=lambda r: len(r.cells)).machine]
     run = max(same, key=lambda r: int(r.said("threads")) if r.said("threads").isdigit() else 0)
     view = views.page(run, 1)
     parts = [line(view), *(plain(notice) for notice in view["notices"])]

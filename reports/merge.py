@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import OWN, named
+
 from . import vet
 from . import wording as say
 from .values import Unreadable, mapping, number, text
@@ -44,8 +46,8 @@ def merge(given: Sequence[Path], into: Path, dry: bool, repository: Path = ROOM)
     ``repository`` is where commits are looked up: kernels' names mean what they mean in its history.
     """
     found: dict[str, list[tuple[Path, bool]]] = {}
-    for path, named in _files(given):
-        found.setdefault(_kind(path), []).append((path, named))
+    for path, itself in _files(given):
+        found.setdefault(_kind(path), []).append((path, itself))
     store = Store(into, dry, repository)
     takers = {
         "machine": store.machine,
@@ -61,9 +63,25 @@ def merge(given: Sequence[Path], into: Path, dry: bool, repository: Path = ROOM)
                 verdicts.append(take(path))
             except Refused as why:
                 verdicts.append(Verdict(path, kind, "refused", str(why)))
-    for path, named in found.get("other", []):
+    for path, itself in found.get("other", []):
         why = "it is no record, no machine file and no asv result"
-        verdicts.append(Verdict(path, "other", "refused" if named else "ignored", why))
+        verdicts.append(Verdict(path, "other", "refused" if itself else "ignored", why))
+    return verdicts
+
+
+def publish(words: Sequence[str], into: Path, dry: bool, own: Path = OWN, repository: Path = ROOM) -> list[Verdict]:
+    """Move one's own records, and what is known of their machines, into the reports folder ``into``."""
+    try:
+        paths = [path for word in words for path in named(word, own, into)]
+    except FileNotFoundError as error:
+        raise Unreadable(str(error)) from None
+    tried = merge(paths, into, True, repository)
+    machines = {v.path.parent.name for v in tried if v.kind == "record" and v.status != "refused"}
+    beside = [path for m in sorted(machines) if (path := own / "machines" / f"{m}.json").is_file()]
+    verdicts = merge([*beside, *paths], into, dry, repository)
+    for v in verdicts:
+        if v.to and not dry and v.path.resolve().is_relative_to(own.resolve()) and v.to.resolve() != v.path.resolve():
+            v.path.unlink()
     return verdicts
 
 

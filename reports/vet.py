@@ -18,18 +18,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import ABSOLUTE, IDENTITY, SUITE
+
 from . import evidence
 from .cells import GROUPS, SHORTEST
 from .load import read_lines
 from .values import Unreadable, mapping, number, sequence, text
 
-SUITE, METHOD = 2, "compare"  # of benchmarks/record.py; a test holds them together
+METHOD = "compare"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")  # of a machine or a file: no path in disguise
 KERNEL = re.compile(r"[a-z][a-z0-9_]*/[a-z][a-z0-9_]*")
 SCENARIOS = ("packed", "eager")
-# What makes a machine another one under the same name. Not the driver, the governor or the version of the
-# system: those change on one machine, and each record holds its own.
-IDENTITY = ("cpu", "microarchitecture", "cpu_family_model", "vector", "usable_cpus", "caches", "arch")
 MEMORY = 1.1  # how far two readings of one memory's size may lie apart
 # As part of a speed: until 26 November 2026 it was computed from two times before each lost its digits.
 SPEED_DIGITS = 1.51e-5
@@ -160,6 +159,9 @@ def _check_names(header: dict[str, Any]) -> None:
         raise Refused(f"its machine's name must be letters, digits, dots and dashes, got {text(machine)!r}")
     if not isinstance(header.get("started"), str) or not mapping(header.get("hardware")):
         raise Refused("it does not say when or on which hardware it was measured")
+    for word in map(text, sequence(header.get("command"))):
+        if ABSOLUTE.search(word):
+            raise Refused(f"its command names {word}, a folder of that machine, which nobody else should read")
     for kernel in sequence(header.get("kernels")):
         if not isinstance(kernel, str) or not KERNEL.fullmatch(kernel):
             raise Refused(f"a kernel's name is backend/idea, got {text(kernel)!r}")

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ..compare import GPU_BACKENDS
-from ..record import ROOT, SUITE, read
+from ..record import IDENTITY, ROOT, SUITE, named, read
 from ..summary import interval
 
 KEY = ("kernel", "problem", "scenario")
-# What makes a machine another one; reports/vet.py asks the same before records stand side by side.
-IDENTITY = ("cpu", "microarchitecture", "cpu_family_model", "vector", "usable_cpus", "caches", "arch")
 
 
 class OtherSuite(ValueError):
@@ -42,14 +40,11 @@ class Published:
         return self.header["threads"]
 
 
-def files(named: Sequence[str]) -> list[Path]:
-    """The records named by files and folders. FileNotFoundError for what is not there, ValueError for none."""
-    found: list[Path] = []
-    for path in map(Path, named):
-        path.stat()
-        found += sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+def files(words: Sequence[str]) -> list[Path]:
+    """The records that are named. FileNotFoundError for what is not there, ValueError for none."""
+    found = [path for word in words for path in named(word)]
     if not found:
-        raise ValueError(f"no record (*.jsonl) in {' '.join(named)}")
+        raise ValueError(f"no record (*.jsonl) in {' '.join(words)}")
     return list(dict.fromkeys(found))
 
 
@@ -114,7 +109,7 @@ def name(cell: dict[str, Any]) -> str:
 def differences(record: Published, facts: dict[str, Any]) -> list[str]:
     """What makes this machine another class than the record's, as "usable_cpus 2, here 8"."""
     there = record.header["hardware"]
-    found = [f"{k} {there.get(k)}, here {facts.get(k)}" for k in IDENTITY if there.get(k) != facts.get(k)]
+    found = [f"{k} {there[k]}, here {facts.get(k)}" for k in IDENTITY if k in there and there[k] != facts.get(k)]
     if any(c["kernel"].partition("/")[0] in GPU_BACKENDS for c in record.cells):
         theirs, ours = ([g["name"] for g in x.get("gpus") or []][:1] for x in (there, facts))
         found += [f"GPU {theirs}, here {ours}"] if theirs != ours else []
@@ -182,18 +177,18 @@ def _races(every: Drawn, count: int, at_random: random.Random) -> Drawn:
     return drawn
 
 
-def choose(named: Sequence[str], count: int, seed: int, facts: dict[str, Any]) -> tuple[Drawn, bool, dict[str, Any]]:
+def choose(words: Sequence[str], count: int, seed: int, facts: dict[str, Any]) -> tuple[Drawn, bool, dict[str, Any]]:
     """Cells to measure again, whether this machine is of their class, and what was left out and why.
 
     Records of this class where there are any, else all of them. A record of another suite is left out with a
     note; so is a file that is no record, where it lay in a folder; ValueError where it was named.
     """
     records, notes = [], []
-    for path in files(named):
+    for path in files(words):
         try:
             records.append(open_record(path))
         except ValueError as error:
-            if path in map(Path, named) and not isinstance(error, OtherSuite):
+            if path in map(Path, words) and not isinstance(error, OtherSuite):
                 raise
             notes.append(str(error))
     same = [r for r in records if not differences(r, facts)]
