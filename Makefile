@@ -7,7 +7,7 @@ READY    = $(VENV)/.ready-$(PROFILE)
 RUN      = $(VENV)/bin/python
 GPUCHECK ?= .venv-gpucheck
 
-.PHONY: compare test test-all lint asv gpu gpu-offline gpu-offline-check clean
+.PHONY: compare test test-all lint asv mutants gpu gpu-offline gpu-offline-check clean
 
 # Check and time every kernel this machine can run (about three and a half minutes on two cores), and write the report.
 compare: $(READY)
@@ -32,18 +32,22 @@ asv: $(READY)
 	$(RUN) -m asv run -E existing:$(CURDIR)/$(RUN) --machine $$MACHINE \
 	    --set-commit-hash $$(git rev-parse HEAD) $(ASV_FLAGS)
 
+# Every mutant of the honest kernels must be rejected, or argued away (40 minutes); MUTANTS='--kernels numpy/*' for some.
+mutants: $(READY)
+	$(RUN) -m tests.mutation $(MUTANTS)
+
 # Tests, sanitizer and timings on a CUDA machine that reaches no network and has the libraries installed.
 gpu:
 	PYTHONPATH=kernels:. $(PYTHON) -m benchmarks gpu --out $(or $(OUT),gpu-results)
 
 # Compile every GPU kernel for the GPUs that are not here, and write reports/gpu_code.json and its page.
 gpu-offline: $(GPUCHECK)/.ready
-	$(GPUCHECK)/bin/python -m benchmarks gpu-offline
+	$(GPUCHECK)/bin/python -m tests.gpu_offline
 
 # The same, changing nothing: is the table as it would be now, does it keep its rules, are breaches seen?
 gpu-offline-check: $(GPUCHECK)/.ready
-	$(GPUCHECK)/bin/python -m benchmarks gpu-offline --check
-	$(GPUCHECK)/bin/python -m pytest -q tests/test_gpu_code.py
+	$(GPUCHECK)/bin/python -m tests.gpu_offline --check
+	$(GPUCHECK)/bin/python -m pytest -q tests/gpu_offline
 
 $(GPUCHECK)/.ready: pyproject.toml constraints/gpucheck.txt
 	$(PYTHON) -m venv $(GPUCHECK)

@@ -100,8 +100,6 @@ def parser() -> Parser:
     )
     p.add_argument("--kernels", nargs="+", metavar="GLOB", default=["*"], help="families to try")
     p.add_argument("--bad", metavar="DIR", help="bad kernels of your own, as DIR/<backend>/<name>.py")
-    p.add_argument("--mutants", action="store_true", help="also mutants of the honest kernels (40 minutes)")
-    p.add_argument("--sample", type=int, metavar="N", help="N mutants only, drawn with --seed")
     p.add_argument("--seed", type=int, default=0)
 
     p = verb("explain", "one kernel on one problem: time, what it should cost, ceilings, what ran")
@@ -143,10 +141,6 @@ def parser() -> Parser:
     p = verb("gpu", "tests, sanitizer and timings on a CUDA machine that reaches no network")
     p.add_argument("--out", metavar="DIR", default="gpu-results", help="default: gpu-results")
     p.add_argument("--budget", type=float, metavar="SECONDS", default=540.0)
-
-    text = "compile every GPU kernel without a GPU; write reports/gpu_code.json and its page"
-    p = verbs.add_parser("gpu-offline", help=text, description=text)
-    p.add_argument("--check", action="store_true", help="change nothing; exit 1 where they are out of date")
     return top
 
 
@@ -681,20 +675,6 @@ def gpu(args: argparse.Namespace) -> int:
     return code if code in (FINE, WRONG) else FAILED
 
 
-def gpu_offline(args: argparse.Namespace) -> int:
-    from . import gpu_code
-
-    try:
-        return gpu_code.update(args.check)
-    except ImportError as error:
-        print(
-            f"gpu-offline needs {error.name or error}: pip install -c constraints/gpucheck.txt "
-            "-e '.[gpucheck]', in an environment of its own (make gpu-offline does that)",
-            file=sys.stderr,
-        )
-        return FAILED
-
-
 def selftest(args: argparse.Namespace) -> int:
     from . import selftest as trial
     from . import terminal
@@ -705,20 +685,13 @@ def selftest(args: argparse.Namespace) -> int:
     own = Path(args.bad).resolve() if args.bad else None
     if own is not None and not list(own.glob("*/*.py")):
         raise ValueError(f"--bad must hold <backend>/<name>.py, got {args.bad}")
-    scores: list[dict[str, Any]] = []
     with terminal.progress(1, args.json) as bar:
         rows = trial.run(args.kernels, own, bar, args.seed)
-    if args.mutants or args.sample:
-        from . import mutants
-
-        with terminal.progress(1, args.json) as bar:
-            scores = mutants.run(args.kernels, args.sample, args.seed, bar)
-    fine = trial.passed(rows, scores)
+    fine = trial.passed(rows)
     if args.json:
-        sentence = trial.sentence(rows, scores)
-        emit("selftest", {"passed": fine, "cells": rows, "mutants": scores, "sentence": sentence})
+        emit("selftest", {"passed": fine, "cells": rows, "sentence": trial.sentence(rows)})
     else:
-        trial.show(rows, scores)
+        trial.show(rows)
     if not rows:
         return FAILED
     return FINE if fine else WRONG
@@ -870,7 +843,6 @@ VERBS = {
     "machine": machine,
     "export": export,
     "gpu": gpu,
-    "gpu-offline": gpu_offline,
     "selftest": selftest,
     "regress": regress,
     "history": history,

@@ -1,8 +1,7 @@
 """``python -m benchmarks selftest``: is a wrong kernel caught on this machine, and a right one let through?
 
 Every bad kernel (``bad_kernels``) and every honest one takes the way of any timed cell, in a worker with a
-timeout and a memory limit. With ``--mutants`` the same question is asked of thousands of bad kernels that
-are made from the sources of the honest ones (``mutants``).
+timeout and a memory limit.
 """
 
 from __future__ import annotations
@@ -197,8 +196,8 @@ class _Counted:
         self._progress.step(text)
 
 
-def show(rows: list[dict[str, Any]], scores: list[dict[str, Any]]) -> None:
-    """Tables for a person: bad kernels by fault and backend, honest kernels, mutation scores."""
+def show(rows: list[dict[str, Any]]) -> None:
+    """Tables for a person: bad kernels by fault and backend, honest kernels."""
     from rich.text import Text
 
     from .terminal import console
@@ -219,14 +218,8 @@ def show(rows: list[dict[str, Any]], scores: list[dict[str, Any]]) -> None:
     out.print(bad)
     out.print()
     out.print(honest)
-    if scores:
-        out.print()
-        out.print(_score_table(scores))
-        for line in (s for score in scores for s in score["survivors"]):
-            text = f"survivor {line['where']}: {line['change']}  in  {line['line']}"
-            out.print(text, style="bold red", markup=False, soft_wrap=True)
     out.print()
-    out.print(sentence(rows, scores), style="bold", markup=False, soft_wrap=True)
+    out.print(sentence(rows), style="bold", markup=False, soft_wrap=True)
 
 
 def _table(title: str, *headings: str) -> Any:
@@ -242,63 +235,17 @@ def _short(text: str) -> str:
     return text if len(text) < 75 else text[:74] + "…"
 
 
-def _score_table(scores: list[dict[str, Any]]) -> Any:
-    table = _table("generated mutants", "kernel")
-    for heading in ("mutants", "rejected", "argued equivalent", "not reached here", "survived", "score"):
-        table.add_column(heading, justify="right")
-    for s in [*scores, total(scores)]:
-        table.add_row(
-            s["kernel"],
-            _drawn(s),
-            str(s["rejected"]),
-            str(s["equivalent"]),
-            str(s["unreached"]),
-            str(len(s["survivors"])),
-            percent(s),
-        )
-    return table
-
-
-def _drawn(score: dict[str, Any]) -> str:
-    """How many mutants were judged, and of how many where that is not all of them."""
-    judged, places = score["mutants"], score["places"]
-    return str(judged) if judged == places else f"{judged} of {places}"
-
-
-def total(scores: list[dict[str, Any]]) -> dict[str, Any]:
-    """The sum of all scores, as one more line."""
-    counted = ("mutants", "places", "rejected", "equivalent", "unreached")
-    return {
-        "kernel": "all",
-        **{key: sum(s[key] for s in scores) for key in counted},
-        "survivors": [line for s in scores for line in s["survivors"]],
-    }
-
-
-def percent(score: dict[str, Any]) -> str:
-    """Rejected mutants among those that could be rejected."""
-    of = score["rejected"] + len(score["survivors"])
-    return f"{100 * score['rejected'] / of:.2f} %" if of else "-"
-
-
-def sentence(rows: list[dict[str, Any]], scores: list[dict[str, Any]]) -> str:
+def sentence(rows: list[dict[str, Any]]) -> str:
     """What all of it says, in one line."""
     bad, honest = [r for r in rows if r["bad"]], [r for r in rows if not r["bad"]]
     caught = sum(r["as_it_must"] for r in bad)
     passed = sum(r["as_it_must"] for r in honest)
-    text = (
+    return (
         f"{caught} of {len(bad)} bad kernels ended as they must, "
-        f"{len(honest) - passed} of {len(honest)} runs of honest ones were refused"
+        f"{len(honest) - passed} of {len(honest)} runs of honest ones were refused."
     )
-    if scores:
-        every = total(scores)
-        of = every["rejected"] + len(every["survivors"])
-        text += f"; {every['rejected']} of {of} mutants rejected ({percent(every)})"
-        if every["mutants"] < every["places"]:
-            text += f", {every['mutants']} having been drawn from {every['places']}"
-    return text + "."
 
 
-def passed(rows: list[dict[str, Any]], scores: list[dict[str, Any]]) -> bool:
-    """Everything ended as it must, and no mutant survived that is not argued to be equivalent."""
-    return all(r["as_it_must"] for r in rows) and not any(s["survivors"] for s in scores)
+def passed(rows: list[dict[str, Any]]) -> bool:
+    """Everything ended as it must."""
+    return all(r["as_it_must"] for r in rows)

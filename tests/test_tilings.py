@@ -1,6 +1,6 @@
 """Whatever an estimate of time may choose, the output is right.
 
-``benchmarks.compiled_mutants.CHOICES`` leaves these functions out: no mistake in them makes a kernel wrong.
+``tests.mutation.compiled_mutants.CHOICES`` leaves these functions out: no mistake in them makes a kernel wrong.
 Winograd's choices are tried in test_winograd, by ``test_every_split_computes_all_outputs``.
 """
 
@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("numba", reason="the kernels are Numba's: pip install convzoo[numba]")
 
-from benchmarks import compiled_mutants
 from convzoo import Conv2d
 from convzoo.catalog import find
 from convzoo.numba import _pixels, _simd, pointwise, register_tile
 from convzoo.reference import examine
+from tests.mutation import compiled_mutants
 
 NCHW = "n2c6h7w9k18r3s2-st2x1-p1_2_0_3-d2x1-g2"
 NHWC = "n2c3h7w6k9r2s3-p1-nhwc"

@@ -32,13 +32,7 @@ from convzoo.problem import Conv2d
 from ._implicit_gemm import DEPTH, Gemm
 from ._launch import Launch
 from ._ptx import commit, copy4_async, load4, store4, wait_for_all_but
-from ._winograd import (
-    products,
-    shapes,
-    transforming_filters,
-    transforming_outputs,
-    transforming_pixels,
-)
+from ._winograd import products, shapes, transforming_filters, transforming_outputs, transforming_pixels
 
 ALGORITHM = "winograd"
 ACCURACY = "normwise"

@@ -9,7 +9,7 @@ two of them work in the same memory is not seen. It is judged with vectors of 12
 with the vectors of this machine, on problems that are small themselves; inputs lie in memory whose neighbours
 are closed (``guard``).
 
-``python -m benchmarks.compiled_mutants NAME`` is the process that judges; indices come on standard input.
+``python -m tests.mutation.compiled_mutants NAME`` is the process that judges; indices come on standard input.
 """
 
 from __future__ import annotations
@@ -29,12 +29,18 @@ import os
 import signal
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from time import process_time
 from typing import Any
 
-from convzoo import Conv2d
+import numpy as np
+
+from benchmarks.guard import NOTHING, PAGE, protect, unguarded
+from benchmarks.worker import _live_and_die_with_the_coordinator
+from convzoo import Conv2d, Unsupported
 from convzoo.catalog import find
+from convzoo.reference import _data, examine, known_once
 
 from .mutants import PROBLEMS, Mutant, mutants_of, path_of, reached, runs_here
 
@@ -237,10 +243,6 @@ def _smaller(modules: list[types.ModuleType]) -> Iterator[None]:
 
 def _fenced(shape: tuple[int, ...] | int, dtype: Any) -> Any:
     """An array of NaN that ends where its memory ends, with closed pages before and behind."""
-    import numpy as np
-
-    from .guard import NOTHING, PAGE, protect
-
     size = math.prod((shape,) if isinstance(shape, int) else shape) * np.dtype(dtype).itemsize
     room = -(-size // PAGE) * PAGE
     memory = mmap.mmap(-1, room + 2 * PAGE)
@@ -257,8 +259,6 @@ class _Allocates:
     empty = staticmethod(_fenced)
 
     def __getattr__(self, name: str) -> Any:
-        import numpy as np
-
         return getattr(np, name)
 
 
@@ -309,11 +309,6 @@ def verdict_on(
 
 
 def _on(kernel: Any, modules: tuple[Any, Any], p: Conv2d, which: tuple, refused: set[tuple], honest: bool) -> str:
-    from convzoo import Unsupported
-    from convzoo.reference import _data, examine, known_once
-
-    from .guard import unguarded
-
     try:
         plan = modules[0].plan(p)
     except Unsupported as reason:
@@ -338,8 +333,6 @@ def give(seconds: float) -> None:
 
 def in_a_fork(judge: Callable[[], str]) -> str:
     """The same from a copy of this process, which may die or write where it likes."""
-    from .worker import _live_and_die_with_the_coordinator
-
     read, write = os.pipe()
     child = os.fork()
     if not child:
@@ -383,10 +376,6 @@ def passes(name: str, user: str, refused: set[tuple]) -> tuple[set[int], float]:
 
 def main() -> None:
     """Say which lines are reached, then judge the mutants whose indices come in, a reply a line."""
-    import warnings
-
-    from .worker import _live_and_die_with_the_coordinator
-
     _live_and_die_with_the_coordinator()
     warnings.simplefilter("ignore")
     replies = os.fdopen(os.dup(1), "w")

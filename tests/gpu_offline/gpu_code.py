@@ -1,4 +1,4 @@
-"""``python -m benchmarks gpu-offline``: what NVIDIA's compilers make of the GPU kernels, without a GPU.
+"""``make gpu-offline``: what NVIDIA's compilers make of the GPU kernels, without a GPU.
 
 Every numba_cuda kernel and every CUDA C++ source of the cupy folder is compiled for the architectures
 below, as its own plan would have it compiled; registers, spills, shared memory, occupancy and the counts
@@ -20,18 +20,22 @@ import re
 import struct
 import subprocess
 import sys
+import tempfile
 import tokenize
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fingerprint import read_sass
+from benchmarks.hardware import usable_cpus
+from benchmarks.record import ROOT
 from convzoo import Conv2d, Unsupported, names
 from convzoo.catalog import Kernel, find
 
-from .fingerprint import read_sass
 from .gpu_launches import Function, Launch, launches
-from .record import ROOT
 
 TABLE = ROOT / "reports" / "gpu_code.json"
 SCHEMA = "convzoo.gpu-code/1"
@@ -206,8 +210,6 @@ def nvidia_folder() -> Path:
 
 def disassembled(cubin: bytes) -> dict[str, str]:
     """SASS of each function of a cubin."""
-    import tempfile
-
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -321,10 +323,6 @@ def rows(name: str) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
 
 def build(names: Iterable[str], known: dict[str, Any] | None = None) -> dict[str, Any]:
     """The table; rows of ``known`` are kept where neither their sources nor the compilers changed."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    from .hardware import usable_cpus
 
     known = known or {}
     tools = compilers()

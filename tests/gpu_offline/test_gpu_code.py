@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_code, gpu_launches
 from convzoo import Conv2d
 from convzoo.catalog import find
+from tests.gpu_offline import gpu_code, gpu_launches
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 CURE = "to write it again: make gpu-offline"
 
 

@@ -6,9 +6,9 @@ a forgotten bias, tail or copy, = for +=, a narrower dtype. Each mutant is judge
 or hang. Numba's kernels run as the Python they are written in (NUMBA_DISABLE_JIT), so that a mutant costs
 milliseconds; those that only the compiler can run are the matter of ``compiled_mutants``. What survives is
 wrong in a way the verdict cannot see, or it is no fault: those that are none are argued away one by one in
-``equivalent_mutants``.
+``equivalent.toml``.
 
-``python -m benchmarks.mutants KERNEL`` is the process that judges; indices come on standard input.
+``python -m tests.mutation.mutants KERNEL`` is the process that judges; indices come on standard input.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import ast
 import bisect
 import contextlib
 import fnmatch
+import functools
 import json
 import os
 import queue
@@ -26,7 +27,9 @@ import signal
 import subprocess
 import sys
 import threading
+import tomllib
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,11 +37,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from convzoo import Conv2d, names
-from convzoo.catalog import find
-
-from . import hardware
-from .record import ROOT
+from benchmarks import hardware
+from benchmarks.processes import python_path
+from benchmarks.record import ROOT
+from benchmarks.worker import _live_and_die_with_the_coordinator
+from convzoo import Conv2d, Unsupported, names
+from convzoo.catalog import find, load
+from convzoo.reference import examine, inputs
 
 KERNEL_FOLDER = ROOT / "kernels" / "convzoo"
 
@@ -459,9 +464,6 @@ def _module(source: str, small: bool, filename: str = "<mutant>") -> types.Modul
 
 def verdict_on(kernel: Any, source: str, filename: str = "<mutant>") -> str:
     """Why the verdict rejects this source in the place of the kernel's own, or nothing."""
-    from convzoo import Unsupported
-    from convzoo.reference import examine
-
     modules = [_module(source, small, filename) for small in (False, True)]
     for p in PLANNED:
         if (said := _refuses(kernel, p, modules[0])) != _refuses(kernel, p):
@@ -491,9 +493,6 @@ def _under_a_switch(kernel: Any, module: Any) -> list[str]:
         return []
     import torch
 
-    from convzoo import Unsupported
-    from convzoo.reference import inputs
-
     settings = getattr(torch.backends.mkldnn, "matmul", None)
     said = []
     for p in (p for p in (PROBLEMS[0], PROBLEMS[2]) if p.dtype in kernel.dtypes):
@@ -520,8 +519,6 @@ def _under_a_switch(kernel: Any, module: Any) -> list[str]:
 
 def _refuses(kernel: Any, p: Conv2d, module: Any = None) -> bool:
     """Whether a kernel, or ``module`` in its place, refuses to plan a problem."""
-    from convzoo import Unsupported
-
     try:
         if module is None:
             kernel.plan(p)
@@ -559,12 +556,6 @@ def _out_of_time(*_: Any) -> None:
 
 def main() -> None:
     """Say which lines are reached, then judge the mutants whose indices come in, a reply a line."""
-    import warnings
-
-    from convzoo.catalog import load
-
-    from .worker import _live_and_die_with_the_coordinator
-
     _live_and_die_with_the_coordinator()
     warnings.simplefilter("ignore")
     replies = os.fdopen(os.dup(1), "w")
@@ -597,10 +588,9 @@ class _Judge:
 
     def _begin(self) -> None:
         from .compiled_mutants import FILES
-        from .processes import python_path
 
         compiled = self._kernel in FILES
-        module = "benchmarks.compiled_mutants" if compiled else "benchmarks.mutants"
+        module = "tests.mutation.compiled_mutants" if compiled else "tests.mutation.mutants"
         environment = os.environ | {
             "PYTHONPATH": python_path(),
             "NUMBA_DISABLE_JIT": str(int(not compiled)),
@@ -703,14 +693,26 @@ def run(
     return scores
 
 
+@functools.cache
+def argued_away() -> dict[tuple[str, str, str], str]:
+    """Mutants that are no fault, by ``Mutant.change``, each with the reason."""
+    kernels = tomllib.loads(Path(__file__).with_name("equivalent.toml").read_text(encoding="utf-8"))
+    return {
+        (kernel, before, after): reason["why"]
+        for kernel, reasons in kernels.items()
+        for reason in reasons
+        for before, changes in reason.items()
+        if before != "why"
+        for after in changes
+    }
+
+
 def runs_here(kernel: str, further: Sequence[Conv2d] = ()) -> bool:
     """Whether the kernel accepts any of the problems, or of further ones, on this machine."""
     return not all(_refuses(find(kernel), p) for p in [*PROBLEMS, *further])
 
 
 def _score(kernel: str, some: list[Mutant], cache: str, progress: Any) -> dict[str, Any]:
-    from .equivalent_mutants import EQUIVALENT
-
     judge = _Judge(kernel, cache)
     indices = {m.source: i for i, m in enumerate(mutants_of(kernel))}
     score: dict[str, Any] = {
@@ -726,7 +728,7 @@ def _score(kernel: str, some: list[Mutant], cache: str, progress: Any) -> dict[s
     for mutant in some:
         if progress:
             progress.step(f"mutants of {kernel}")
-        argued = EQUIVALENT.get(mutant.change)
+        argued = argued_away().get(mutant.change)
         where = {
             "where": f"{file}:{mutant.line}",
             "change": f"{mutant.before}  ->  {mutant.after}",
