@@ -1,6 +1,6 @@
 """A side of a comparison: a tree of kernels on its own, and the Python that runs it.
 
-The judge is this tree's for both sides: ``reference.py`` is put in place of theirs, so that both get the
+The judge is this tree's for both sides: the package ``reference`` is put in place of theirs, so that both get the
 same data and the same verdict. Everything else is their own, unless it is too old or too new for this
 tree's worker; then the whole core of convzoo is this tree's, only the kernels are theirs, and we say so.
 
@@ -31,7 +31,7 @@ from .worker import library_environment
 
 FOLDER = ROOT / ".asv" / "regress"
 CORE = ROOT / "kernels" / "convzoo"
-JUDGE = ("reference.py",)
+JUDGE = ("reference",)
 PROBE = {
     "kernel": "numpy/per_channel",
     "problem": "n1c2h5w5k2r3s3",
@@ -56,7 +56,7 @@ class Side:
     kernels: Path
     python: str = sys.executable
     requirement: str | None = None
-    borrowed: tuple[str, ...] = JUDGE  # files of convzoo that are this tree's
+    borrowed: tuple[str, ...] = JUDGE  # files and folders of convzoo that are this tree's
 
     @property
     def note(self) -> str:
@@ -99,7 +99,7 @@ def sides(base: str | None, head: str | None, against: list[str] | None) -> dict
 def _fitting(role: str, revision: str | None, requirement: str | None) -> Side:
     """The side with as little of this tree's convzoo as lets this tree's worker measure it."""
     why = ""
-    for borrowed in (JUDGE, tuple(sorted(path.name for path in CORE.glob("*.py")))):
+    for borrowed in (JUDGE, (*JUDGE, *sorted(path.name for path in CORE.glob("*.py")))):
         side = make(role, revision, requirement, borrowed)
         why = misfit(side)
         if not why:
@@ -179,8 +179,10 @@ def _git(*arguments: str) -> bytes:
 def _side(side: Side, key: str, fill: Callable[[Path], None]) -> Side:
     """``side`` with its folder filled, the borrowed files put in, and its Python made."""
     content = hashlib.sha256(key.encode())
-    for name in side.borrowed:
-        content.update(name.encode() + (CORE / name).read_bytes())
+    borrowed = [path for name in side.borrowed for path in (CORE / name, *sorted((CORE / name).glob("*.py")))]
+    borrowed = [path for path in borrowed if path.is_file()]
+    for path in borrowed:
+        content.update(f"{path.relative_to(CORE)}".encode() + path.read_bytes())
     if side.requirement:
         content.update(f"{side.requirement} {sys.version} {sys.prefix}".encode())
     folder = FOLDER / f"{side.role}-{content.hexdigest()[:12]}"
@@ -188,8 +190,10 @@ def _side(side: Side, key: str, fill: Callable[[Path], None]) -> Side:
         FOLDER.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=FOLDER, prefix="new-") as fresh:
             fill(Path(fresh))
-            for name in side.borrowed:
-                shutil.copy2(CORE / name, Path(fresh) / "kernels" / "convzoo" / name)
+            for path in borrowed:
+                target = Path(fresh) / "kernels" / "convzoo" / path.relative_to(CORE)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copy2(path, target)
             try:
                 os.rename(fresh, folder)
                 Path(fresh).mkdir()  # the context manager removes it

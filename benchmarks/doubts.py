@@ -48,6 +48,9 @@ WATCHED = (
     "dataclasses",
     "functools",
     "convzoo.reference",
+    "convzoo.reference.bounds",
+    "convzoo.reference.data",
+    "convzoo.reference.verdict",
     "convzoo.problem",
     "convzoo.plan",
     "convzoo.backends",
@@ -298,5 +301,5 @@ def _right_on(cell: Any) -> str:
     y = snapshot(backend, cell.call(cell.inputs[0]))
     if not np.array_equal(backend.to_host(cell.inputs[0]), values):
         return "after the timing, a call changed x"
-    verdict = judge(y, cell.problem, values, w, b, accuracy=cell.kernel.accuracy, tier="random")
+    verdict = judge(y, cell.problem, values, w, b, tier="random", **cell.kernel.promise)
     return "" if verdict.ok else f"after the timing, on data that no seed gives: {verdict.why}"

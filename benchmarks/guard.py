@@ -55,7 +55,7 @@ def _on_guarded(kernel: Any, plan: Any, p: Any, data: tuple, known: tuple, at_en
     finally:
         for fence in fences:
             fence.open()
-    verdict = judge(home, p, *data, accuracy=kernel.accuracy, tier="random", known=known)
+    verdict = judge(home, p, *data, tier="random", known=known, **kernel.promise)
     if not verdict.ok:
         return f"on inputs in read-only memory: {verdict.why}"
     # lest the next call find the answer in memory that is free

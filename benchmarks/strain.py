@@ -90,7 +90,7 @@ def loses_nan(kernel: Any, call: Callable[[Any], Any], p: Any, data: tuple, know
     if lost.any():
         return f"lost a NaN or an infinity in x: {int(lost.sum())} outputs that see it are numbers"
     y = np.where(np.isfinite(y), y, known[0].astype(y.dtype))
-    verdict = judge(y, p, *data, accuracy=kernel.accuracy, known=known)
+    verdict = judge(y, p, *data, known=known, **kernel.promise)
     return "" if verdict.ok else f"on x with a NaN: {verdict.why}"
 
 
@@ -114,8 +114,8 @@ def depends_on_scale(kernel: Any, plan: Any, p: Any, data: tuple, known: tuple, 
         y = snapshot(kernel.backend, plan.run(device(x), weights))
         if right is not None and type(y) is np.ndarray and np.array_equal(y, right * right.dtype.type(scale)):
             continue
-        like: dict[str, Any] = {"accuracy": kernel.accuracy, "tier": "random"}
-        verdict = judge(y, p, x, w, b, **like, known=(known[0] * scale, known[1] * scale))
+        scaled = known[0] * scale, known[1] * scale
+        verdict = judge(y, p, x, w, b, tier="random", known=scaled, **kernel.promise)
         if not verdict.ok:
             return f"with x and b times {scale:.2g}: {verdict.why}"
     return ""

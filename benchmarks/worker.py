@@ -101,8 +101,8 @@ class Cell:
             and np.array_equal(home, seen)
         ):
             return ""
-        like: dict[str, Any] = {"accuracy": self.kernel.accuracy, "tier": "random"}
-        verdict = judge(home, self.problem, *self.host[turn], **like, known=self.known(turn))
+        known = self.known(turn)
+        verdict = judge(home, self.problem, *self.host[turn], tier="random", known=known, **self.kernel.promise)
         if verdict.ok:
             self.right[turn] = home
         return verdict.why

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FINE, MISMATCH, MISSING, USAGE = 0, 1, 2, 3
 ROOM = Path(__file__).resolve().parent
-GUARANTEES = ("elementwise", "normwise", "tf32", "half")
+GUARANTEES = ("elementwise", "tilewise", "normwise", "tf32", "half")
 
 GPU_TABLE = ROOM / "gpu_code.json"
 

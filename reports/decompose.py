@@ -19,7 +19,7 @@ from .values import Unreadable
 
 SIDE, CHANNELS, MAPS, FILTER = 128, 3, 4, 5  # the layer that this project grew from
 TOLERANCE = 1e-7  # mean absolute error of outputs of size 1 in float32, about one rounding
-BOUNDED = ("elementwise", "normwise")  # guarantees that promise float32 results
+BOUNDED = ("elementwise", "tilewise", "normwise")  # guarantees that promise float32 results
 
 
 @dataclass(frozen=True)

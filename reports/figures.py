@@ -263,7 +263,7 @@ def accuracy(run: Run, scenario: str) -> Any:
     if len({cell.accuracy for *_, cell in points}) < 2:
         return None  # with one guarantee there is nothing to pay
     figure, axes = _axes(9.6, 4.2)
-    for guarantee, mark in zip((*GUARANTEES, None), "oDs^X", strict=True):
+    for guarantee, mark in zip((*GUARANTEES, None), "oDPs^X", strict=True):
         group = [p for p in points if (p[2].accuracy if p[2].accuracy in GUARANTEES else None) == guarantee]
         for speed, score, cell in group:
             axes.plot(speed, score, mark, color=color(cell), markersize=6.5, markeredgewidth=0)

@@ -11,7 +11,7 @@ from .cells import Cell, Run
 from .limits import kind
 
 # Strongest first, each contains the one before it. Nobody wins by computing less than was asked.
-GUARANTEES = ("elementwise", "normwise", "tf32", "half")
+GUARANTEES = ("elementwise", "tilewise", "normwise", "tf32", "half")
 
 
 ENOUGH = 0.75  # of the problems: a page that shows these shows all

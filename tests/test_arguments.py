@@ -377,7 +377,7 @@ def test_integers_of_any_kind_are_accepted(options):
 
 @pytest.mark.parametrize("accuracy, kind", [("exact", ValueError), ("", ValueError), (1, TypeError), (None, TypeError)])
 def test_accuracy_is_one_of_the_guarantees(accuracy, kind):
-    match = "conv2d: accuracy must be one of elementwise, normwise, tf32, half, got"
+    match = "conv2d: accuracy must be one of elementwise, tilewise, normwise, tf32, half, got"
     with pytest.raises(kind, match=match):
         convzoo.conv2d(X, W, B, accuracy=accuracy)
     with pytest.raises(kind, match=match):

@@ -201,7 +201,8 @@ def test_rule_behind_auto_names_kernels_that_exist():
 @pytest.mark.parametrize(
     "problem, scenario, accuracy, first",
     [
-        ("n1c64h56w56k64r3s3-p1", "packed", "elementwise", "numba/winograd_small"),
+        ("n1c64h56w56k64r3s3-p1", "packed", "elementwise", "numba/register_tile"),
+        ("n1c64h56w56k64r3s3-p1", "packed", "tilewise", "numba/winograd"),
         ("n1c64h56w56k64r3s3-p1", "packed", "normwise", "numba/winograd"),
         ("n1c512h7w7k512r3s3-p1", "packed", "normwise", "numba/winograd"),
         ("n16c512h7w7k512r3s3-p1", "packed", "normwise", "numba/winograd"),

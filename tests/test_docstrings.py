@@ -15,7 +15,11 @@ LABELS = ("After", "Idea", "Shapes", "Threads", "Cost", "Limits", "Source")
 MANDATORY = {"Idea", "Shapes", "Cost", "Source"}
 TEXT = 9  # the column where a label's text starts
 WIDTH = 104  # of the first line, which tables and lists show
-FILES = {f"{path.parent.name}/{path.stem}": path for path in sorted(ROOT.glob("*/[!_]*.py"))}
+FILES = {
+    f"{path.parent.name}/{path.stem}": path
+    for path in sorted(ROOT.glob("*/[!_]*.py"))
+    if path.parent.name != "reference"
+}
 
 LITERALS = {
     "ALGORITHM": lambda value: value in ALGORITHMS,

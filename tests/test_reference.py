@@ -14,7 +14,7 @@ from wrong_kernels import HONEST, convolve
 from wrong_kernels import round_to_bits as to_bits
 
 from convzoo import Conv2d
-from convzoo.reference import ACCURACIES, allowed, inputs, judge, known_once, magnitude, oracle, window_of
+from convzoo.reference import ACCURACIES, TIERS, allowed, inputs, judge, known_once, magnitude, oracle, window_of
 
 # --- the oracle against numbers computed by hand -----------------------------------------------------
 
@@ -163,7 +163,7 @@ VARIED = [
     if stress in ("all-options", "thousands-of-taps", "depthwise", "f64-1x1", "nhwc-f64", "no-images")
 ] + [Conv2d.parse("n1c3000h3w3k2r3s3"), Conv2d.parse("n1c520h3w3k2r3s3-f64")]
 varied = pytest.mark.parametrize("p", VARIED, ids=str)
-tiers = pytest.mark.parametrize("tier", ["random", "exact", "integers"])
+tiers = pytest.mark.parametrize("tier", TIERS)
 
 
 def test_known_answers_are_those_of_the_data_asked_for_and_nobody_can_change_them():
@@ -235,6 +235,23 @@ def test_exact_inputs_are_exact_in_any_order(p, seed):
     assert b is None or (b == np.round(b)).all()
 
 
+@varied
+@pytest.mark.parametrize("seed", range(4))
+def test_wide_inputs_make_one_product_an_output(p, seed):
+    x, w, b = inputs(p, seed, "wide")
+    most, sums = (22, 2.0**24) if p.dtype == "float32" else (48, 2.0**53)
+    if w.size:
+        assert ((w != 0).sum(axis=(1, 2, 3)) == 1).all()
+        filters = np.abs(w[w != 0])
+        assert {int(np.log2(a)) + 1 for a in filters[: min(3, p.K)]} <= {1, most // 2, most}
+        assert p.K < 3 or len({int(np.log2(a)) for a in filters[:3]}) == 3
+    if x.size > 60:
+        assert {1, most // 2, most} <= {int(np.log2(a)) + 1 for a in np.abs(x).ravel()}
+    y, A = oracle(p, x, w, b), magnitude(p, x, w, b)
+    assert (y.astype(p.dtype)[sums > A] == y[sums > A]).all()
+    assert p.K < 3 or not x.size or (sums > A).mean() > 0.3, "most are products of few enough bits"
+
+
 def test_exact_inputs_use_the_bits_that_tf32_drops():
     x = inputs(Conv2d.parse("n1c8h9w9k8r3s3"), 0, "exact")[0]
     assert (to_bits(x, 11) != x).mean() > 0.3
@@ -256,7 +273,7 @@ def test_tf32_may_be_asked_for_exact_data_of_its_own_width():
 
 
 def test_unknown_tier():
-    with pytest.raises(ValueError, match="tier must be 'random', 'spot', 'exact' or 'integers', got 'odd'"):
+    with pytest.raises(ValueError, match="tier must be one of random, spot, exact, wide, integers, got 'odd'"):
         inputs(CASES["plain"], 0, "odd")
 
 
@@ -375,7 +392,7 @@ def test_verdict_on_a_malformed_output(change, why):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("tier", ["random", "exact", "integers"])
-@pytest.mark.parametrize("accuracy", ["elementwise", "normwise", "tf32"])
+@pytest.mark.parametrize("accuracy", ["elementwise", "tilewise", "normwise", "tf32"])
 def test_verdict_never_passes_what_is_not_finite(value, tier, accuracy):
     def spoil(y):
         y[0, 0, 0, 0] = value

@@ -35,7 +35,7 @@ CORE = {
     "problem": set(),
     "plan": set(),
     "arguments": {"numpy"} | VOCABULARY,
-    "reference": {"numpy"} | VOCABULARY,
+    "reference": {"numpy", "convzoo.reference"} | VOCABULARY,
     "backends": {"numpy"} | VOCABULARY,
     "catalog": {"numpy", "convzoo.reference", "convzoo.arguments", "convzoo.backends"} | VOCABULARY,
     "conv2d": {"numpy"} | FRAMEWORK - {"convzoo.conv2d"},
@@ -89,16 +89,18 @@ def faults(root: Path) -> list[str]:
 
 def _kernels(root: Path) -> Iterator[tuple[Path, int, str]]:
     home = root / "kernels" / "convzoo"
-    for path in sorted(home.glob("*.py")):
-        for found in imports(path, "convzoo"):
+    for path in sorted([*home.glob("*.py"), *home.glob("reference/*.py")]):
+        package = ".".join(path.parent.relative_to(root / "kernels").parts)
+        name = path.stem if package == "convzoo" else path.parent.name
+        for found in imports(path, package):
             if not found.top and not found.module.startswith("convzoo."):
                 continue  # libraries inside functions: that is what backends.py is for
-            if found.top and path.stem not in CORE:
+            if found.top and name not in CORE:
                 yield path, found.line, "is no known file of the framework: say here what it may import"
                 break
-            if not within(found.module, STANDARD | CORE[path.stem] | (set() if found.top else FRAMEWORK)):
+            if not within(found.module, STANDARD | CORE[name] | (set() if found.top else FRAMEWORK)):
                 yield path, found.line, f"must not import {found.module}"
-    for path in sorted(home.glob("*/*.py")):
+    for path in sorted(set(home.glob("*/*.py")) - set(home.glob("reference/*.py"))):
         folder = path.parent.name
         if folder not in LIBRARIES:
             yield path, 1, f"lies in {folder}, which is no backend's folder"
@@ -202,8 +204,8 @@ PLANTED = {
         "import numpy": "must not import numpy",
         "from .plan import Plan": "must not import convzoo.plan",
     },
-    "kernels/convzoo/reference.py": {
-        "from .backends import BACKENDS": "must not import convzoo.backends",
+    "kernels/convzoo/reference/verdict.py": {
+        "from convzoo.backends import BACKENDS": "must not import convzoo.backends",
         "import scipy": "must not import scipy",
     },
     "kernels/convzoo/backends.py": {"import torch": "must not import torch"},

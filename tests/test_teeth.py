@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trial
-from wrong_kernels import CROSSED_IN_THREADS, HONEST, TF32, WRONG
+from wrong_kernels import CROSSED_IN_THREADS, HONEST, SIX_BFLOAT16, TF32, THREE_TF32, WRONG
 
 from convzoo import Conv2d
 from convzoo.backends import BACKENDS
@@ -55,6 +55,24 @@ def test_lower_promise_that_is_kept_passes(p):
     """Rounding inputs to TF32 is a fault only in a kernel that promises more."""
     for seed in SEEDS:
         trial.expect(examine(TF32, p, seed), "rounds-inputs-to-tf32", p, seed)
+
+
+FEWER_BITS = [name for name in WRONG if re.search("bfloat16-prod|of-two|rounded-to-|one-scale", name)]
+
+
+@pytest.mark.parametrize("text", ["n1c64h6w7k8r3s3-p1", "n2c300h4w5k6r3s3-nhwc", "n1c40h5w5k7r1s1-nobias"])
+@pytest.mark.parametrize("name", FEWER_BITS)
+def test_fewer_bits_are_seen_at_any_number_of_taps_and_by_either_seed(name, text):
+    """The bound alone lets some 17 bits through from 576 taps on: one product an output does not."""
+    for seed in SEEDS:
+        assert not examine(WRONG[name][0], Conv2d.parse(text), seed).ok, (name, text, seed)
+
+
+@pytest.mark.parametrize("text", ["n1c64h6w7k8r3s3-p1", "n2c300h4w5k6r3s3-nhwc", "n1c40h5w5k7r1s1-nobias"])
+@pytest.mark.parametrize("kernel", [SIX_BFLOAT16, THREE_TF32, HONEST], ids=lambda kernel: kernel.name)
+def test_products_of_parts_that_keep_float32_pass(kernel, text):
+    for seed in range(4):
+        trial.expect(examine(kernel, Conv2d.parse(text), seed), kernel.name, Conv2d.parse(text), seed)
 
 
 def test_tf32_is_seen_at_any_number_of_taps():

@@ -99,12 +99,12 @@ def tier(kernel: Any) -> str:
 
 
 def integer_inputs(kernel: Any, p: Conv2d, seed: int = 0) -> tuple[Any, Any, Any]:
-    return inputs(p, seed, tier(kernel), kernel.accuracy, kernel.algorithm)
+    return inputs(p, seed, tier(kernel), kernel.accuracy)
 
 
 def expect_right(kernel: Any, p: Conv2d, data: tuple, y: Any, seed: int = 0) -> None:
     """``y`` is right for integer ``data``."""
-    verdict = judge(y, p, *data, accuracy=kernel.accuracy, tier=tier(kernel))
+    verdict = judge(y, p, *data, tier=tier(kernel), **kernel.promise)
     expect(verdict, kernel.name, p, seed)
 
 
@@ -137,7 +137,7 @@ def pack_follows(kernel: Any, p: Conv2d, plan: Plan) -> str | None:
             backend.overwrite(a, np.full(a.shape, np.nan, p.dtype))
     y = plan.run(x, weights)
     backend.synchronize()
-    verdict = judge(backend.to_host(y), p, *data, accuracy=kernel.accuracy, tier=tier(kernel))
+    verdict = judge(backend.to_host(y), p, *data, tier=tier(kernel), **kernel.promise)
     return verdict.why or None
 
 

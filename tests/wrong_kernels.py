@@ -29,6 +29,11 @@ class StandIn:
     algorithm: str = "direct"
     backend: Backend = BACKENDS["numpy"]
     max_flops: float | None = None
+    rounded_to: str = ""
+
+    @property
+    def promise(self) -> dict[str, str]:
+        return {"accuracy": self.accuracy, "rounded_to": self.rounded_to}
 
 
 def convolve(
@@ -410,6 +415,78 @@ def _rounding(bits):
 
 
 TF32 = StandIn("rounds-inputs-to-tf32", _rounding(11), accuracy="tf32")  # right at its own promise
+
+
+def _parts(a, n, bits):
+    """``a`` as a sum of n numbers of so many bits, the largest first; the rest is left out."""
+    found = []
+    for _ in range(n):
+        found.append(round_to_bits(a, bits))
+        a = a - found[-1]
+    return found
+
+
+def _products_of_parts(n, bits, pairs):
+    """Float32 sums of some products of n parts of x and of w, as matrix units for fewer bits make them."""
+
+    def plan(p):
+        if p.dtype != "float32":
+            return honest(p)
+
+        def run(x, weights):
+            w, b = weights
+            xs, ws = _parts(x, n, bits), _parts(w, n, bits)
+            y = convolve(p, xs[0], ws[0], b)
+            for i, j in pairs:
+                y += convolve(p, xs[i], ws[j], None)
+            return y
+
+        return Plan(run)
+
+    return plan
+
+
+SIX = ((0, 2), (0, 1), (1, 1), (1, 0), (2, 0))  # beside (0, 0): what is left out is 2^-22 of a product
+SIX_BFLOAT16 = StandIn("six-products-of-three-bfloat16", _products_of_parts(3, 8, SIX), algorithm="gemm")
+THREE_TF32 = StandIn("three-products-of-two-tf32", _products_of_parts(2, 11, ((0, 1), (1, 0))), algorithm="gemm")
+
+
+def _too_few(name, plan):
+    WRONG[name] = (StandIn(name, plan), f"{NOT_EXACT}|{OUTSIDE}")
+
+
+for left_out in SIX:
+    fewer = tuple(pair for pair in SIX if pair != left_out)
+    _too_few(f"six-bfloat16-products-without-{left_out[0]}{left_out[1]}", _products_of_parts(3, 8, fewer))
+_too_few("three-products-of-two-bfloat16", _products_of_parts(2, 8, ((0, 1), (1, 0))))
+_too_few("all-products-of-two-bfloat16", _products_of_parts(2, 8, ((0, 1), (1, 0), (1, 1))))
+_too_few("two-products-of-two-tf32", _products_of_parts(2, 11, ((0, 1),)))
+for bits in (13, 14, 16, 18, 20):
+    _too_few(f"inputs-rounded-to-{bits}-bits", _rounding(bits))
+
+
+def _one_scale(bits, of_x=True, of_w=True):
+    """x and w in fixed point, so many bits below the largest number of the whole array."""
+
+    def fixed(a):
+        step = np.float32(2.0 ** (np.floor(np.log2(np.abs(a).max(initial=1e-30))) - bits + 1))
+        return np.rint(a / step) * step
+
+    def plan(p):
+        if p.dtype != "float32":
+            return honest(p)
+
+        def run(x, weights):
+            w, b = weights
+            return convolve(p, fixed(x) if of_x else x, fixed(w) if of_w else w, b)
+
+        return Plan(run)
+
+    return plan
+
+
+_too_few("one-scale-of-24-bits-for-x", _one_scale(24, of_w=False))
+_too_few("one-scale-of-22-bits-for-w", _one_scale(22, of_x=False))
 
 
 @wrong(NOT_EXACT)

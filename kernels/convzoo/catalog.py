@@ -26,9 +26,11 @@ from .reference import ACCURACIES
 
 ROOT = Path(__file__).resolve().parent
 ALGORITHMS = ("direct", "gemm", "winograd", "fft")
+ROUNDED_TO = ("", "bfloat16", "float16")
 DEFAULTS = {
     "ALGORITHM": "direct",
     "ACCURACY": "elementwise",
+    "ROUNDED_TO": "",
     "MAX_FLOPS": None,
     "DTYPES": ("float32", "float64"),
 }
@@ -43,6 +45,7 @@ class Kernel:
     path: Path = field(compare=False)
     algorithm: str
     accuracy: str
+    rounded_to: str  # what a kernel of accuracy half rounds the inputs of a float32 problem to
     max_flops: float | None
     dtypes: tuple[str, ...]
     doc: str = field(repr=False)
@@ -50,6 +53,11 @@ class Kernel:
     @property
     def headline(self) -> str:
         return self.doc.strip().splitlines()[0]
+
+    @property
+    def promise(self) -> dict[str, str]:
+        """What the verdict holds it to."""
+        return {"accuracy": self.accuracy, "rounded_to": self.rounded_to}
 
     def module(self) -> ModuleType:
         """The kernel's file, imported whether or not this machine can run it."""
@@ -117,12 +125,19 @@ def read(path: Path, backend: Backend) -> Kernel:
                 declared[constant] = ast.literal_eval(node.value)
             except (AssertionError, ValueError):
                 raise ValueError(f"{path}: {constant} must be a literal constant") from None
-    for constant, choices in (("ALGORITHM", ALGORITHMS), ("ACCURACY", ACCURACIES)):
+    choices_of = {"ALGORITHM": ALGORITHMS, "ACCURACY": ACCURACIES, "ROUNDED_TO": ROUNDED_TO}
+    for constant, choices in choices_of.items():
         if declared[constant] not in choices:
             raise ValueError(f"{path}: {constant} must be one of {choices}, got {declared[constant]!r}")
+    half_of_float32 = declared["ACCURACY"] == "half" and "float32" in declared["DTYPES"]
+    if half_of_float32 != bool(declared["ROUNDED_TO"]):
+        raise ValueError(
+            f"{path}: ROUNDED_TO must be said where ACCURACY is 'half' and float32 among DTYPES, and only there, "
+            f"got {declared['ROUNDED_TO']!r}"
+        )
     return Kernel(
         f"{backend.name}/{path.stem}", backend, path, declared["ALGORITHM"], declared["ACCURACY"],
-        declared["MAX_FLOPS"], tuple(declared["DTYPES"]), ast.get_docstring(tree) or "",
+        declared["ROUNDED_TO"], declared["MAX_FLOPS"], tuple(declared["DTYPES"]), ast.get_docstring(tree) or "",
     )  # fmt: skip
 
 

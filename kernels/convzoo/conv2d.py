@@ -26,7 +26,7 @@ def conv2d(
     float64). ``stride``, ``dilation``: an int or (h, w). ``padding``: an int, (h, w), ((top, bottom),
     (left, right)), "same" or "valid". ``kernel``: a name from ``convzoo.names()``, or "auto", which
     takes the fastest that guarantees at least ``accuracy`` (see ``convzoo.reference``): "elementwise", or
-    "normwise" to let Winograd's F(4x4, 3x3) in.
+    "tilewise" to let Winograd's scheme in.
 
     Arrays of the kernel's own library go in and come out without a copy; NumPy arrays are accepted by
     every kernel and come back as NumPy. Raises TypeError or ValueError for wrong arguments, Unavailable
@@ -229,14 +229,16 @@ def _rule_for_numpy(p: Conv2d, packed: bool, accuracy: str) -> list[str]:
         order = ["numba/unpacked", *order]  # refuses nhwc
     if one_tap:
         return order
-    if accuracy != "elementwise" and not odd and _pays_to_cut(p, packed):
+    if accuracy == "elementwise":
+        return order
+    if not odd and _pays_to_cut(p, packed):
         return ["numba/winograd_decomposed", *order]
     winograd = []
     # filters that leave the second-level cache while they are packed need more pixels to pay for it
     larger = least if p.K * p.C <= 2**16 or packed else 400
-    if accuracy != "elementwise" and inputs >= 8 and outputs >= 12 and pixels >= larger:
+    if inputs >= 8 and outputs >= 12 and pixels >= larger:
         winograd = ["numba/winograd"]
-    if outputs >= 24 and pixels >= least:
+    if inputs >= 32 and outputs >= 24 and pixels >= least:
         winograd = [*winograd, "numba/winograd_small"]
     return [*winograd, *order]
 

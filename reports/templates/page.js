@@ -105,7 +105,8 @@ function setKind() {
 }
 
 const MEANINGS = {
-  elementwise: "each output within the float32 bound", normwise: "a bound on the whole: Winograd, FFT too",
+  elementwise: "each output within the float32 bound", tilewise: "a bound on each tile: Winograd too",
+  normwise: "a bound on the whole plane: FFT too",
   tf32: "TF32 products too", half: "half precision too",
 };
 

@@ -40,7 +40,7 @@ from benchmarks.guard import NOTHING, PAGE, protect, unguarded
 from benchmarks.worker import _live_and_die_with_the_coordinator
 from convzoo import Conv2d, Unsupported
 from convzoo.catalog import find
-from convzoo.reference import _data, examine, known_once
+from convzoo.reference import examine, inputs, known_once
 
 from .mutants import PROBLEMS, Mutant, mutants_of, path_of, reached, runs_here
 
@@ -322,8 +322,8 @@ def _on(kernel: Any, modules: tuple[Any, Any], p: Conv2d, which: tuple, refused:
         verdict = examine(kernel, p, seed, plan)
         if not verdict.ok:
             return verdict.why
-        data = (seed + 1, "random", "", False)
-        return unguarded(kernel, plan, p, _data(p, *data), known_once(_data, p, *data), lambda _: None)
+        data = (seed + 1, "random")
+        return unguarded(kernel, plan, p, inputs(p, *data), known_once(inputs, p, *data), lambda _: None)
 
 
 def give(seconds: float) -> None:

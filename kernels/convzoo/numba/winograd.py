@@ -39,7 +39,7 @@ from convzoo.problem import Conv2d
 from ._winograd import layer, only_3x3, products_of
 
 ALGORITHM = "winograd"
-ACCURACY = "normwise"
+ACCURACY = "tilewise"
 POINTS = "0,5/8,-5/8,8/5,-8/5"  # and infinity: tiles of 4 x 4 outputs
 FEWER = "5/8,-5/8,8/5,-8/5"  # and infinity: tiles of 3 x 3
 OUTGROWN = 30e6  # bytes of transformed filters that the last-level cache does not keep

@@ -36,7 +36,7 @@ from convzoo.problem import Conv2d
 from ._winograd import layer, products_of
 
 ALGORITHM = "winograd"
-ACCURACY = "normwise"
+ACCURACY = "tilewise"
 # Taps of a piece a side and points, beside infinity: tiles of 4, 4 and 3 outputs a side.
 FRAMES = (
     (2, "5/8,-5/8,8/5,-8/5"),
