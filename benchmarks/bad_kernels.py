@@ -346,7 +346,7 @@ def drops_what_is_small(p, honest, backend):
     return replace(honest, run=_changed(honest, backend, drop))
 
 
-@must_end("wrong", "with x and b times")
+@must_end("wrong", f"with x and b times|{REFUSED}")
 def clips_what_is_large(p, honest, backend):
     """Cuts outputs off at a billion."""
     import numpy as np

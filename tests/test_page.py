@@ -139,7 +139,7 @@ def test_every_section_is_drawn(page):
 
 def test_winners_are_those_of_the_records(page, made):
     """The script's ranking is the Python's, for every requirement; a weaker one lets quicker kernels in."""
-    for stop, need in ((3, "elementwise"), (2, "normwise"), (1, "tf32"), (0, "half")):
+    for stop, need in ((4, "elementwise"), (2, "normwise"), (1, "tf32"), (0, "half")):
         slide(page, stop)
         assert winners(page) == fastest(made[1], need), need
     assert fastest(made[1], "half") != fastest(made[1], "elementwise")
@@ -190,7 +190,7 @@ def test_layouts_and_batches_are_chosen_apart(browser, tmp_path):
 def test_slider_dims_kernels_that_guarantee_too_little(page):
     slide(page, 0)
     assert not seen(page, "#heat tr.below th")
-    slide(page, 3)
+    slide(page, 4)
     below = " ".join(seen(page, "#heat tr.below th"))
     assert all(name in below for name in (NAMES[7], NAMES[8], NAMES[9]))
     assert not [row for row in seen(page, "#table tbody tr") if NAMES[9] in row]
