@@ -34,8 +34,8 @@ class Unmeasured(OSError):
 
 def measure(threads: int) -> dict[str, Any]:
     """Ceilings with one thread and with ``threads``: GFLOP/s per dtype, GB/s per level; seconds spent."""
+    from .hardware import library_environment
     from .processes import python_path
-    from .worker import library_environment
 
     found: dict[str, Any] = {"fma_gflops_per_s": {}, "read_gb_per_s": {}, "copy_gb_per_s": {}}
     began = perf_counter()
@@ -202,8 +202,8 @@ class Pulse:
     other; a process of its own, idle between."""
 
     def __init__(self, threads: int, known: float = 0.0):
+        from .hardware import library_environment
         from .processes import python_path
-        from .worker import library_environment
 
         # a thread that waits for the next burst must sleep: the kernels need its core
         quiet = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "PYTHONPATH": python_path()}

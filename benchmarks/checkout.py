@@ -25,9 +25,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .hardware import library_environment
 from .processes import python_path
 from .record import ROOT
-from .worker import library_environment
 
 FOLDER = ROOT / ".asv" / "regress"
 CORE = ROOT / "kernels" / "convzoo"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from convzoo import Conv2d
+from convzoo.problem import Conv2d
 
 
 @dataclass(frozen=True)

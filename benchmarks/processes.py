@@ -16,8 +16,8 @@ from time import monotonic
 from typing import Any
 
 from . import hardware
+from .hardware import library_environment
 from .record import ROOT
-from .worker import library_environment
 
 # in the environment of a worker and of all that it starts: the process that asks it, and a number
 TOKEN = "CONVZOO_WORKER"

@@ -22,23 +22,6 @@ from typing import Any
 from .stopwatch import Effort, Samples, measure
 
 ROTATING = 3  # inputs that take turns, so that a memoised answer or a warm line of x shows
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-
-
-# glibc hands large arrays back to the operating system when they die, and every call pays page faults for
-# its output again: up to four times the time of torch and the engines on an output of 50 MB. Kept memory
-# is every contestant's best setting, so all have it.
-MEMORY_VARIABLES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
-
-
-def library_environment(n: int) -> dict[str, str]:
-    """Variables, set before a process starts, that give every library ``n`` threads, one bound to each
-    core, and memory that stays with the process."""
-    return (
-        {name: str(n) for name in THREAD_VARIABLES}
-        | MEMORY_VARIABLES
-        | {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores", "OMP_DYNAMIC": "false"}
-    )
 
 
 @dataclass

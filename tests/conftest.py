@@ -16,7 +16,6 @@ import pytest
 import trial
 from hypothesis import HealthCheck, settings
 
-import benchmarks  # noqa: F401  before a test imports asv, or this process is bound to one core as its are
 import convzoo
 from convzoo import catalog
 from convzoo.backends import BACKENDS

@@ -56,9 +56,9 @@ def suite(tmp_path_factory):
     for name in ("kernels", "benchmarks"):
         ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
         shutil.copytree(ROOT / name, repo / name, ignore=ignore)
-    whole = repo / "benchmarks" / "bench_conv2d.py"
+    whole = repo / "benchmarks" / "suite" / "bench_conv2d.py"
     whole.write_text(whole.read_text().replace("convzoo.names()", "['numpy/shifted']"))
-    (repo / "benchmarks" / "bench_small.py").write_text(SUITE)
+    (repo / "benchmarks" / "suite" / "bench_small.py").write_text(SUITE)
     (repo / "kernels" / "convzoo" / "numpy" / "wrong.py").write_text(WRONG)
     configuration = {
         "version": 1,
@@ -68,7 +68,7 @@ def suite(tmp_path_factory):
         "branches": ["main"],
         "environment_type": "existing",
         "pythons": ["same"],
-        "benchmark_dir": "benchmarks",
+        "benchmark_dir": "benchmarks/suite",
         "results_dir": "results",
         "html_dir": "html",
         "launch_method": "spawn",

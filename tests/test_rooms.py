@@ -42,6 +42,9 @@ CORE = {
 }
 GROUND = {"benchmarks.record"}  # what reports may use of benchmarks: it knows no kernel and measures nothing
 REPORTS = GROUND | {"convzoo.problem", "numpy", "matplotlib", "jinja2", "markupsafe", "asv", "PIL"}
+GROUND = {"problems", "record", "significance", "evidence", "roofline", "words"}
+# what asv's suite needs, which for that reason needs numpy and convzoo alone
+FOR_THE_SUITE = {"stopwatch", "subject", "worker", "trust", "hardware"}
 VAGUE = {"utils", "util", "helpers", "helper", "common", "base", "misc", "tools"}
 ASV_FUNCTION = re.compile(r"(time|timeraw|track|mem|peakmem|kernel)_")
 ASV_CLASS = re.compile(r"(Time|Timeraw|TimeRaw|Track|Mem|PeakMem)[A-Z_]")
@@ -122,14 +125,23 @@ def _kernel_folders(module: str) -> bool:
 
 
 def _benchmarks(root: Path) -> Iterator[tuple[Path, int, str]]:
-    for path in sorted((root / "benchmarks").rglob("*.py")):
+    room = root / "benchmarks"
+    for path in sorted(room.rglob("*.py")):
         package = ".".join(path.parent.relative_to(root).parts)
+        suite, ground = path.parent == room / "suite", path.parent == room and path.stem in GROUND
+        mine = {f"benchmarks.{name}" for name in GROUND} | {"benchmarks.suite"} if ground or suite else {"benchmarks"}
+        mine |= {f"benchmarks.{name}" for name in FOR_THE_SUITE} if suite else set()
+        libraries = {"convzoo.problem"} if ground else {"convzoo", "numpy"}
         for found in imports(path, package):
             if within(found.module, {"reports", "tests"}) or _kernel_folders(found.module):
                 yield path, found.line, f"must not import {found.module}"
-            elif found.top and not within(found.module, STANDARD | {"convzoo", "benchmarks"}):
-                yield (path, found.line, f"must import {found.module} inside a function: asv imports this file")
-        if path.name == "bench_conv2d.py":  # the one file whose functions are meant to be taken
+            elif within(found.module, {"benchmarks"}) and not within(found.module, mine):
+                yield path, found.line, f"must not import {found.module}: it is above this floor"
+            elif within(found.module, {"benchmarks.suite"}) and not suite:
+                yield path, found.line, f"must not import {found.module}: it is asv's alone"
+            elif found.top and not within(found.module, STANDARD | libraries | {"benchmarks"}):
+                yield path, found.line, f"must import {found.module} inside a function: not everybody has it"
+        if not suite or path.name == "bench_conv2d.py":  # whose functions are meant to be taken
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and ASV_FUNCTION.match(node.name):
@@ -219,7 +231,6 @@ PLANTED = {
     "kernels/convzoo/numpy/_common.py": {"": "not utils, helpers"},
     "tests/utils.py": {"": "not utils, helpers"},
     "benchmarks/k.py": {
-        "import numpy": "must import numpy inside a function",
         "import torch": "must import torch inside a function",
         "class A:\n    import rich": "must import rich.* inside a function",
         "if True:\n    from asv import results": "must import asv.results inside a function",
@@ -227,6 +238,19 @@ PLANTED = {
         "from tests.cases import CASES": "must not import tests.cases",
         "from convzoo.numpy import per_channel": "must not import convzoo.numpy.per_channel",
         "def f():\n    from convzoo.numba.direct import plan": "must not import convzoo.numba.direct",
+        "from .suite import bench_conv2d": "must not import benchmarks.suite.bench_conv2d: it is asv's alone",
+    },
+    "benchmarks/verbs/k.py": {"import rich": "must import rich inside a function"},
+    "benchmarks/evidence.py": {
+        "import numpy": "must import numpy inside a function",
+        "import convzoo": "must import convzoo inside a function",
+        "def f():\n    from . import compare": "must not import benchmarks.compare: it is above this floor",
+        "from benchmarks.worker import main": "must not import benchmarks.worker.main: it is above this floor",
+    },
+    "benchmarks/suite/k.py": {
+        "import torch": "must import torch inside a function",
+        "from benchmarks.compare import Sweep": "must not import benchmarks.compare.Sweep: it is above this floor",
+        "def f():\n    from benchmarks.fleet import cluster": "must not import benchmarks.fleet.cluster",
         "def time_it(): pass": "asv would take the function time_it",
         "class A:\n    def peakmem_it(self): pass": "asv would take the function peakmem_it",
         "def f():\n    def track_it(): pass": "asv would take the function track_it",
@@ -255,9 +279,14 @@ ALLOWED = {
     "kernels/convzoo/numpy/_blocks.py": "import numpy\none = 1",
     "kernels/convzoo/backends.py": "import os\ndef f():\n    import torch",
     "benchmarks/k.py": (
-        "from __future__ import annotations\nimport json\nimport convzoo\nfrom . import other\n"
+        "from __future__ import annotations\nimport json\nimport numpy\nimport convzoo\nfrom . import other\n"
         "from .other import one\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n"
-        "def timer():\n    import rich, torch\nclass Timer: pass\nclass Memory: pass"
+        "def timer():\n    import rich, torch\ndef time_it(): pass\nclass TimeIt: pass"
+    ),
+    "benchmarks/evidence.py": "import math\nfrom convzoo.problem import Conv2d\nfrom .record import Run",
+    "benchmarks/suite/k.py": (
+        "import numpy\nimport convzoo\nfrom . import asv_type\nfrom benchmarks import stopwatch\n"
+        "from benchmarks.trust.guard import unguarded\ndef timer(): pass\nclass Timer: pass\nclass Memory: pass"
     ),
     "reports/k.py": (
         "import json\nfrom benchmarks.record import ROOT\nimport matplotlib.pyplot\n"

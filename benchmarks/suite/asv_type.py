@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from benchmarks.stopwatch import Effort
+
 
 def register() -> None:
     """Make the type known to asv, once. Called while asv imports the suite."""
     from asv_runner.benchmarks import benchmark_types
     from asv_runner.benchmarks.time import TimeBenchmark
-
-    from .stopwatch import Effort
 
     class KernelBenchmark(TimeBenchmark):
         """``kernel_name(*params)`` -> measure(effort) -> Samples; lower is better, seconds per call."""

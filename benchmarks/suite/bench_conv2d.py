@@ -7,8 +7,8 @@ the grid belongs to ``python -m benchmarks compare``.
 import os
 
 import convzoo
-
-from .problems import ASV_GRID
+from benchmarks.problems import ASV_GRID
+from benchmarks.worker import prepare_cell
 
 _ready = {}  # what setup made for the benchmark that runs in this process
 
@@ -16,8 +16,6 @@ _ready = {}  # what setup made for the benchmark that runs in this process
 def _setup(scenario):
     def setup(kernel, problem):
         """Plan, judge, pack. Unavailable and Unsupported are NotImplementedErrors: asv shows n/a."""
-        from .worker import prepare_cell
-
         convzoo.load(kernel).backend.set_threads(int(os.environ["OMP_NUM_THREADS"]))
         _ready["cell"] = prepare_cell(kernel, problem, scenario, seed=0)
 
