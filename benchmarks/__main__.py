@@ -372,7 +372,7 @@ def _begun(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     state = record.commit()
     header = {
         "suite": record.SUITE,
-        "method": "compare",
+        "method": record.METHOD,
         "machine": machine,
         "hardware": facts,
         **state,

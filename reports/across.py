@@ -39,6 +39,7 @@ FLIPS, PERHAPS, HOLDS = "flips", "cannot tell", "holds"
 
 def compared(runs: Sequence[Run], files: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
     """Everything that a page says about two machines or more; ``files`` are the machine files by name."""
+    runs = standing.same_suite(runs)
     if len({run.machine for run in runs}) < 2:
         return None
     scenarios = [s for s in ("packed", "eager") if sum(s in run.scenarios for run in runs) > 1]
@@ -323,7 +324,6 @@ def _cautions(runs: Sequence[Run]) -> list[str]:
     found = ["The machines were measured in different runs: no interval is given for a ratio between them."]
     for what, values in (
         ("commits", {views.commit(run) for run in runs}),
-        ("suite versions", {run.said("suite") for run in runs}),
         ("presets", {run.said("preset") for run in runs}),
     ):
         if len(values) > 1:

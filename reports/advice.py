@@ -13,8 +13,9 @@ MOST = 12  # rows of one table; --json has them all
 
 def page(answers: Sequence[dict[str, Any]], wanted: Wish) -> str:
     blocks = [_block(a, wanted) for a in answers]
-    if len(answers) > 1 and any(x["kernel"] for a in answers for x in a["layers"]):
-        blocks.insert(0, _machines(answers))  # the answer to "which machine" comes first
+    newest = [a for a in answers if a["suite"] == max(a["suite"] for a in answers)]  # others mean something else
+    if len(newest) > 1 and any(x["kernel"] for a in newest for x in a["layers"]):
+        blocks.insert(0, _machines(newest))  # the answer to "which machine" comes first
     return "\n\n".join(blocks)
 
 

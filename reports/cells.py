@@ -112,6 +112,10 @@ class Run:
     def machine(self) -> str:
         return self.said("machine", "machine not recorded")
 
+    @property
+    def suite(self) -> float:
+        return number(self.header.get("suite")) or 0
+
     @cached_property
     def problems(self) -> list[str]:
         return list(dict.fromkeys(c.problem for c in self.cells))

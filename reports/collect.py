@@ -3,8 +3,8 @@
 A race is one problem in one scenario: all kernels of a race are taken from one record, in which they were
 interleaved. It is the newest record of the machine that has the race, unless that one compared less than half
 as many kernels as the widest did, or has too few rounds to tell kernels apart where an older one has enough: a
-look at two kernels must not replace a table of forty. Records of an older suite, whose numbers mean something
-else, are left out.
+look at two kernels must not replace a table of forty. Records of an older suite than a machine's newest are left
+out: their numbers mean something else.
 """
 
 from __future__ import annotations
@@ -55,23 +55,25 @@ def collect(records: Iterable[Path], room: Path | None = None) -> Findings:
             left_out.append(one.replace(f"{path.parent}/", ""))
         else:
             glances.append(one)
-    suite = max((g.suite for g in glances), default=0)
-    older = _older([g for g in glances if g.suite < suite], suite)
-    glances = [g for g in glances if g.suite == suite]
+    newest: dict[str, float] = {}
+    for g in glances:
+        newest[g.machine] = max(newest.get(g.machine, 0), g.suite)
+    older = _older([g for g in glances if g.suite < newest[g.machine]], newest)
+    glances = [g for g in glances if g.suite == newest[g.machine]]
     regressions = _documents(compared, left_out)
     gpu = room / "gpu_code.json" if room else None
     code = _document(gpu, left_out) if gpu and gpu.exists() else None
     return Findings(_runs(glances), glances, regressions, code, left_out, older)
 
 
-def _older(glances: Sequence[Glance], suite: float) -> list[str]:
+def _older(glances: Sequence[Glance], newest: dict[str, float]) -> list[str]:
     """One sentence for each machine and suite whose records are left out."""
     groups: dict[tuple[str, float], list[str]] = {}
     for g in glances:
         groups.setdefault((g.machine, g.suite), []).append(g.name)
     return [
         f"{machine}, {plural(len(names), 'record')} of suite {old:g} ({listed(names)}), whose numbers mean "
-        f"something else than those of suite {suite:g}"
+        f"something else than those of suite {newest[machine]:g}"
         for (machine, old), names in groups.items()
     ]
 

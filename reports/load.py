@@ -11,6 +11,8 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
+from benchmarks.record import corrected
+
 from .cells import SHORTEST, Cell, Networks, Run, against, assemble
 from .evidence import FEWEST
 from .limits import kind
@@ -157,7 +159,8 @@ def read_lines(path: Path, skip: bytes = b"\n") -> tuple[list[dict[str, Any]], b
     if not found:
         raise Unreadable(f"{path} is empty: a record begins with a line that describes the run")
     _check_schema(path, found[0])
-    return found, cut
+    suite = found[0].get("suite")
+    return [corrected(line, suite) for line in found], cut
 
 
 def _check_schema(path: Path, first: dict[str, Any]) -> None:

@@ -248,6 +248,7 @@ def readme_table(runs: Sequence[Run]) -> str:
     """
     if not runs:
         return "There is no record yet: `make compare` writes the first one."
+    runs = standing.same_suite(runs)
     quick = [r for r in runs if any(s.said("preset") == "quick" for s in r.sources)] or [*runs]
     same = [r for r in quick if r.machine == max(quick, key=lambda r: len(r.cells)).machine]
     run = max(same, key=lambda r: int(r.said("threads")) if r.said("threads").isdigit() else 0)

@@ -131,6 +131,7 @@ def answer(run: Run, wanted: Wish) -> dict[str, Any]:
     return {
         "machine": run.machine,
         "threads": run.said("threads"),
+        "suite": run.suite,
         "layers": layers,
         "network": _network(layers, cells, _weaker(wanted, races)) if len(wanted.layers) > 1 and measured else None,
         "rests_on": [

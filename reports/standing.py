@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from . import evidence
@@ -87,6 +87,11 @@ class Race:
         if best is None:
             return []
         return [c for c in self.ranked if c.seconds < best.seconds and strength(c) > strength(best)]
+
+
+def same_suite(runs: Sequence[Run]) -> list[Run]:
+    """Those of the newest suite: the numbers of different suites mean different things."""
+    return [run for run in runs if run.suite == max(r.suite for r in runs)]
 
 
 def foremost(run: Run, scenario: str) -> tuple[Run, str]:

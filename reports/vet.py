@@ -18,14 +18,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import ABSOLUTE, IDENTITY, SUITE
+from benchmarks.record import ABSOLUTE, IDENTITY, METHOD, SUITE
 
 from . import evidence
 from .cells import GROUPS, SHORTEST
 from .load import read_lines
 from .values import Unreadable, mapping, number, sequence, text
 
-METHOD = "compare"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")  # of a machine or a file: no path in disguise
 KERNEL = re.compile(r"[a-z][a-z0-9_]*/[a-z][a-z0-9_]*")
 SCENARIOS = ("packed", "eager")
@@ -70,7 +69,7 @@ def record(path: Path, repository: Path) -> Incoming:
         raise Refused(str(error).removeprefix(f"{path} ")) from None
     found = Incoming(path, path.read_bytes(), lines)
     _check_whole(found, cut)
-    _check_question(found.header)
+    _check_question(found)
     _check_commit(found, repository)
     _check_names(found.header)
     _check_cells(found)
@@ -103,12 +102,13 @@ def _rows(data: bytes) -> list[bytes]:
     return [row for row in whole if row.strip()]
 
 
-def _check_question(header: dict[str, Any]) -> None:
-    if header.get("suite") != SUITE:
-        raise Refused(
-            f"it was measured by suite {text(header.get('suite'), 'unknown')}, and these records by suite "
-            f"{SUITE}: the same words name different numbers"
-        )
+def _check_question(found: Incoming) -> None:
+    header = found.header
+    suite = header.get("suite")
+    if not isinstance(suite, int) or not 1 <= suite <= SUITE:
+        raise Refused(f"it was measured by suite {text(suite, 'unknown')}, and this program knows those up to {SUITE}")
+    if suite < SUITE:
+        found.notes.append(f"it was measured by suite {suite}, not {SUITE}: it is ranked among records of that alone")
     if header.get("method") != METHOD:
         raise Refused(
             f"it was measured by the method {text(header.get('method'), 'unknown')}, not by {METHOD}: "

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.record import errata
+
 from . import answer, evidence, standing
 from . import wording as say
 from .answer import Group, Interval, Winner
@@ -50,6 +52,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("date", say.date_text(run.said("started"))),
         ("commit", ", ".join(dict.fromkeys(commit(r) for r in run.sources or [run]))),
         ("threads", run.said("threads")),
+        ("suite", run.said("suite")),
         ("scenario", say.listed(run.scenarios, 4).replace(", ", " and ") or "none"),
         ("preset", ", ".join(dict.fromkeys(r.said("preset") for r in run.sources or [run]))),
         ("rounds", _rounds(run)),
@@ -221,6 +224,12 @@ def _notices(run: Run) -> list[str]:
         found.append(f"The run ended early ({run.ended}): some cells have fewer rounds than planned or none.")
     if run.header.get("dirty"):
         found.append("The tree had uncommitted changes: the commit alone does not reproduce these numbers.")
+    ran = {(c.kernel, c.accuracy) for c in run.cells}
+    found += [
+        f"{e['kernel']} claimed {e['claimed']}, and keeps {e['keeps']}. {e['why']}"
+        for e in errata()
+        if run.suite in e["suites"] and (e["kernel"], e["keeps"]) in ran
+    ]
     found += [f"While measuring: {text(w)}" for w in sequence(run.header.get("warnings")) if text(w)]
     return found
 

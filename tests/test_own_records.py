@@ -12,6 +12,8 @@ from invented import CEILINGS, HARDWARE, written
 
 from benchmarks import hardware, machine_file, record
 from reports import __main__ as command
+from reports import standing, views
+from reports.load import load
 from reports.merge import publish
 from reports.values import Unreadable
 
@@ -158,3 +160,23 @@ def test_a_run_writes_below_reports_out_alone():
     made = [Path(document["record"]), *map(Path, document["report"])]
     assert done.returncode == 0 and all(path.is_relative_to(record.OWN) and path.is_file() for path in made)
     assert state() == before
+
+
+def test_errata_correct_what_a_record_claims(tmp_path):
+    """The kernel of the first entry: no elementwise winner in records of those suites, and the page says why."""
+    claims = {"numba/winograd_small": (0.1, "winograd", "elementwise"), "numba/direct": (0.5, "direct", "elementwise")}
+    for suite, keeps in ((2, "tilewise"), (record.SUITE + 1, "elementwise")):
+        path = written(tmp_path, kernels=claims, name=f"{suite}.jsonl", suite=suite)
+        assert {x["accuracy"] for x in record.read(path) if x.get("kernel") == "numba/winograd_small"} == {keeps}
+        run = load(path)
+        (cell,) = run.of(kernel="numba/winograd_small", problem="n1c3h128w128k4r5s5")
+        assert cell.accuracy == keeps
+        assert any("claimed elementwise, and keeps tilewise" in words for words in views.notices(run)) == (suite == 2)
+        (race,) = (r for r in standing.races(run, "packed") if r.problem == cell.problem)
+        assert race.best.kernel == ("numba/direct" if suite == 2 else "numba/winograd_small")
+
+
+def test_every_erratum_is_of_a_past_suite_and_weakens():
+    for e in record.errata():
+        assert standing.GUARANTEES.index(e["keeps"]) > standing.GUARANTEES.index(e["claimed"]) and e["why"]
+        assert all(1 <= suite <= record.SUITE for suite in e["suites"]) and e["kernel"].count("/") == 1

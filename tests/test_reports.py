@@ -22,7 +22,7 @@ from benchmarks import compare, record, summary
 from benchmarks.problems import Layer, resolve
 from convzoo import Conv2d
 from reports import __main__ as command
-from reports import answer, build, evidence, markdown, timeline, views, wording
+from reports import across, answer, build, evidence, markdown, timeline, views, wording
 from reports import collect as collect_module
 from reports.collect import collect
 from reports.load import load
@@ -630,10 +630,16 @@ def test_a_step_takes_evidence(tmp_path, factors, rounds, steps):
 
 
 def test_suites_never_mix(tmp_path):
-    old = written(tmp_path / "a", machine="old", suite=1)
-    new = written(tmp_path / "b", machine="new", suite=2)
-    found = collect([old, new])
-    assert [run.machine for run in found.runs] == ["new"] and "suite 1" in found.older[0]
+    """A machine's newest suite speaks for it; machines are ranked against each other within the newest alone."""
+    paths = [
+        written(tmp_path / f"{machine}{suite}", machine=machine, suite=suite)
+        for machine, suite in (("old", 1), ("both", 1), ("both", 2), ("new", 2))
+    ]
+    found = collect(paths)
+    assert {(run.machine, run.suite) for run in found.runs} == {("old", 1), ("both", 2), ("new", 2)}
+    assert found.older[0].startswith("both, 1 record of suite 1") and len(found.older) == 1
+    assert [h["machine"] for h in across.compared(found.runs, {})["heads"]] == ["both", "new"]
+    assert across.compared([run for run in found.runs if run.machine != "both"], {}) is None
 
 
 def test_a_record_that_cannot_be_used_is_told_and_left_out(tmp_path, capsys):

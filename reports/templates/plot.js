@@ -11,7 +11,7 @@ const colorOf = function (kernel) {
   const backend = DATA.kernels[kernel].name.split("/")[0];
   return Object.hasOwn(COLORS, backend) ? COLORS[backend] : "#8a8f98";
 };
-const SHAPES = ["circle", "diamond", "square", "triangle", "cross"]; // by guarantee, strongest first
+const SHAPES = ["circle", "pentagon", "diamond", "square", "triangle", "cross"]; // by guarantee, strongest first
 
 // A name that may go on in the next line at its joints, and not within a word.
 function joined(words, joints) {
@@ -72,6 +72,7 @@ function domain(axis, values) {
 
 const PATHS = {
   circle: (r) => `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0Z`,
+  pentagon: (r) => `M0,${-1.2 * r}L${1.15 * r},${-0.35 * r}L${0.7 * r},${r}H${-0.7 * r}L${-1.15 * r},${-0.35 * r}Z`,
   square: (r) => `M${-r},${-r}H${r}V${r}H${-r}Z`,
   diamond: (r) => `M0,${-1.3 * r}L${1.3 * r},0L0,${1.3 * r}L${-1.3 * r},0Z`,
   triangle: (r) => `M0,${-1.2 * r}L${1.2 * r},${r}H${-1.2 * r}Z`,
