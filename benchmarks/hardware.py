@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import re
 from pathlib import Path
 from typing import Any
 
-
-def usable_cpus() -> int:
-    """Processors this process may run on: the affinity mask, cut down by a container's CPU quota."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows have no such call
-        count = os.cpu_count() or 1
-    quota = cgroup_quota()
-    return max(1, min(count, int(quota + 0.5))) if quota else count
-
-
-def cgroup_quota() -> float | None:
-    """CPUs that the control group allows, or None where there is no limit."""
-    try:
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError):
-        return None
+from convzoo.limits import cpu_quota as cgroup_quota
+from convzoo.limits import cpus as usable_cpus
+from convzoo.limits import memory
 
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -98,19 +82,9 @@ def _caches() -> dict[str, str]:
     return found
 
 
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
 def cell_memory() -> int:
     """Bytes that one worker may use: four fifths of the memory, or of the control group's share of it."""
-    memory = _memory_bytes() or 2**34
-    with contextlib.suppress(OSError, ValueError):  # "max": no limit
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return memory * 4 // 5
+    return (memory() or 2**34) * 4 // 5
 
 
 def _governor() -> str | None:
@@ -167,7 +141,7 @@ def facts() -> dict[str, Any]:
         "usable_cpus": usable_cpus(),
         "cgroup_quota": cgroup_quota(),
         "caches": _caches(),
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": memory(),
         "governor": _governor(),
         "arch": platform.machine(),
         "os": f"{platform.system()} {platform.release()}",

@@ -143,7 +143,7 @@ def crosses(cell: Any, seconds: float) -> str:
     The first call of each lets the others go on at every line that it comes to: chance seldom does.
     """
     backend, most = cell.kernel.backend, _most(cell) // THREADS
-    if backend.device != "cpu" or backend.one_at_a_time() or seconds > SLOW or not most:
+    if backend.device != "cpu" or seconds > SLOW or not most:
         return ""
     gate = threading.Barrier(THREADS)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import convzoo
-from convzoo import Conv2d, Unavailable, Unsupported, catalog
+from convzoo import Conv2d, Unavailable, Unsupported, auto, catalog
 from convzoo.backends import BACKENDS, Backend
 from convzoo.plan import Plan
 from convzoo.reference import ACCURACIES, examine
@@ -189,7 +189,7 @@ def test_plan_is_all_that_a_kernel_returns():
 
 
 def test_rule_behind_auto_names_kernels_that_exist():
-    rule = sys.modules["convzoo.conv2d"].rule
+    rule = auto.rule
     for owner in ("numpy", "torch", "cupy", "numba_cuda"):
         for device in ("cpu", "cuda", "mps"):
             for scenario in ("eager", "packed"):
@@ -234,7 +234,7 @@ def test_rule_knows_layers_scenarios_and_guarantees(problem, scenario, accuracy,
     """The first that does not refuse; no kernel is offered that guarantees less than was asked."""
     pytest.importorskip("numba", reason="needs numba: pip install numba")
     p = Conv2d.parse(problem)
-    names = sys.modules["convzoo.conv2d"].rule(p, "numpy", "cpu", scenario, accuracy)
+    names = auto.rule(p, "numpy", "cpu", scenario, accuracy)
     for name in names:
         asked = ACCURACIES.index(accuracy)
         assert ACCURACIES.index(catalog.find(name).accuracy) <= asked

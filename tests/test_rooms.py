@@ -27,16 +27,19 @@ LIBRARIES = {
 }
 VOCABULARY = {"convzoo.problem", "convzoo.plan"}
 FRAMEWORK = {
-    "convzoo." + name for name in ("problem", "plan", "reference", "arguments", "backends", "catalog", "conv2d")
+    f"convzoo.{name}"
+    for name in ("problem", "plan", "limits", "reference", "arguments", "backends", "catalog", "auto", "conv2d")
 }
 # what each file of the framework may import beside the standard library, at its top level
 CORE = {
     "__init__": FRAMEWORK,
     "problem": set(),
     "plan": set(),
-    "arguments": {"numpy"} | VOCABULARY,
+    "limits": set(),
+    "arguments": {"numpy", "convzoo.limits"} | VOCABULARY,
+    "auto": VOCABULARY,
     "reference": {"numpy", "convzoo.reference"} | VOCABULARY,
-    "backends": {"numpy"} | VOCABULARY,
+    "backends": {"numpy", "convzoo.limits", "convzoo.arguments"} | VOCABULARY,
     "catalog": {"numpy", "convzoo.reference", "convzoo.arguments", "convzoo.backends"} | VOCABULARY,
     "conv2d": {"numpy"} | FRAMEWORK - {"convzoo.conv2d"},
 }

@@ -124,7 +124,7 @@ def unsafe_in_threads(kernel: Any) -> str | None:
     """None, or why no kernel of this backend may be called from several threads on this machine."""
     if getattr(kernel.backend, "simulated", False):
         return "runs in the CUDA simulator, which is not threadsafe"
-    return kernel.backend.one_at_a_time()
+    return None
 
 
 def pack_follows(kernel: Any, p: Conv2d, plan: Plan) -> str | None:

@@ -6,25 +6,30 @@ refused here. The wording is always ``conv2d: <argument> <rule>, got <value>``; 
 
 from __future__ import annotations
 
-import os
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from . import limits
 from .problem import Conv2d, pair, whole
 
 DTYPES = ("float32", "float64")
 
 
 def library(a: Any) -> str | None:
-    """The library that array ``a`` belongs to: numpy, torch, cupy, numba_cuda; None if it is no array."""
+    """The library that array ``a`` belongs to: numpy, torch, cupy, numba_cuda; None if it is no array.
+
+    A subclass counts as its library's own array, unless its numbers are not simply in its memory.
+    """
     if isinstance(a, np.ndarray):
         return None if isinstance(a, np.ma.MaskedArray) else "numpy"
     for name, kind in (("torch", "Tensor"), ("cupy", "ndarray")):
         module = sys.modules.get(name)
-        if module is not None and isinstance(a, getattr(module, kind, ())):
-            return name
+        if module is not None and isinstance(a, whole := getattr(module, kind, ())):
+            dispatch = getattr(whole, "__torch_dispatch__", None)
+            return name if getattr(type(a), "__torch_dispatch__", None) is dispatch else None
     if hasattr(type(a), "copy_to_host") and hasattr(a, "dtype"):
         return "numba_cuda"
     return None
@@ -108,7 +113,13 @@ def _problem(
         raise ValueError(
             f"conv2d: w must have C/groups = {p.C // p.groups} input channels per group, got {channels}"
         )
-    return p
+    # what no output feels is 1, or the least: a kernel counts in integers of 64 bits
+    (tall, broad), (high, wide) = p.padded, p.extent
+    return replace(
+        p,
+        stride=(min(p.stride[0], tall - high + 1), min(p.stride[1], broad - wide + 1)),
+        dilation=(p.dilation[0] if R > 1 else 1, p.dilation[1] if S > 1 else 1),
+    )
 
 
 def _check_arrays(arrays: dict[str, Any]) -> None:
@@ -162,10 +173,7 @@ def _four_sides(
 
 def _check_memory(p: Conv2d) -> None:
     """Refuse what no machine like this one can hold, before anything is allocated."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system
-        memory = 2**46
+    memory = limits.memory() or 2**46
     tall, broad = p.padded
     sizes = {"y": p.N * p.K * p.P * p.Q, "the padded x": p.N * p.C * tall * broad}
     for name, elements in sizes.items():

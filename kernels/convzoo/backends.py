@@ -10,13 +10,19 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import sys
 import threading
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from . import limits
+from .arguments import library
+from .plan import Plan
 from .problem import Conv2d
 
 
@@ -44,17 +50,38 @@ class EventClock:
         return self._milliseconds(begin, end) / 1e3
 
 
+_AS_IT_IS = contextlib.nullcontext()
+_LOST = (
+    "needs a process that was not forked after {0} had started: its {1} did not come along. "
+    "Start processes with multiprocessing.get_context('spawn'), {2}"
+)
+
+
+def _torch_rounds(backend: str, what: str) -> str | None:
+    """To what torch is told to round float32 numbers there before it multiplies them; None if not at all."""
+    import torch
+
+    read = getattr(torch._C, "_get_fp32_precision_getter", None)  # since torch 2.9
+    told = read(backend, what) if read else "none"
+    return None if told in ("none", "ieee") else told
+
+
 class Backend:
     """Arrays in host memory, handled by NumPy; the other backends say where they differ."""
 
     library = "numpy"
     device = "cpu"
+    used = False  # whether a kernel was planned here, in this process or in one that it was forked from
+    lost = ""  # in a forked process: what the fork took away
 
     def __init__(self, name: str, *, needs: str = "numpy", folder: str = ""):
         self.name, self.needs, self.folder = name, needs, folder or name
 
     def why_not(self) -> str | None:
         """None, or one sentence that says what is missing and how to get it."""
+        return self.lost or self._missing()
+
+    def _missing(self) -> str | None:
         if not installed(self.needs):
             return f"needs {self.needs}, which is not installed: pip install {self.needs}"
         return None
@@ -67,11 +94,24 @@ class Backend:
         """Entered around ``plan``; makes the device the library's default."""
         return contextlib.nullcontext()
 
+    def safe(self, plan: Plan) -> Plan:
+        """The plan as it may be called from several threads at once."""
+        return plan
+
+    def calling(self) -> contextlib.AbstractContextManager[Any]:
+        """Entered around ``pack`` and ``run``: what the library was set to elsewhere must not change results."""
+        return _AS_IT_IS
+
+    def forked(self) -> None:
+        """Called in the child of a fork: find out what is ``lost``."""
+
     def owns(self, a: Any) -> bool:
-        return isinstance(a, np.ndarray)
+        return library(a) == self.library
 
     def take(self, name: str, a: Any) -> Any:
         """A user's array of this library as kernels need it: native, dense, C-contiguous, here."""
+        if type(a) is not np.ndarray:
+            a = a.view(np.ndarray)
         if a.flags.c_contiguous and a.flags.aligned and a.dtype.isnative:
             return a
         # not ascontiguousarray: that keeps the negative stride of a reversed axis of length 1
@@ -95,10 +135,6 @@ class Backend:
         """Where the device has a clock of its own: an object with start() and stop() -> seconds."""
         return None
 
-    def one_at_a_time(self) -> str | None:
-        """None, or why calls from several threads at once must not be made on this machine."""
-        return None
-
     def set_threads(self, n: int) -> None:
         """Use ``n`` threads from now on. Thread pools that read the environment need it set earlier."""
 
@@ -109,13 +145,42 @@ class Backend:
 
 
 class Numba(Backend):
-    def one_at_a_time(self) -> str | None:
-        from numba.np.ufunc.parallel import threading_layer
+    _turn = threading.Lock()
 
-        with contextlib.suppress(ValueError):  # no parallel function has run yet
-            if threading_layer() == "workqueue":
-                return "runs on numba's workqueue layer, which is not threadsafe: pip install tbb"
+    def _missing(self) -> str | None:
+        if not installed("numba"):
+            return super()._missing()
+        from numba.core import config
+
+        if config.DISABLE_JIT:  # type: ignore[attr-defined]
+            return "needs numba's compiler, which NUMBA_DISABLE_JIT switches off: unset it"
         return None
+
+    def _layer(self) -> str:
+        """Numba's threading layer; empty as long as no parallel function was compiled or loaded."""
+        parallel = sys.modules.get("numba.np.ufunc.parallel")
+        with contextlib.suppress(ValueError):
+            return parallel.threading_layer() if parallel else ""
+        return ""
+
+    def safe(self, plan: Plan) -> Plan:
+        """Numba's workqueue ends the process when two threads enter it: there, calls wait for each other."""
+        if self._layer() != "workqueue":
+            return plan
+
+        def in_turn(call: Any) -> Any:
+            def wait_and_call(*arguments: Any) -> Any:
+                with self._turn:
+                    return call(*arguments)
+
+            return wait_and_call
+
+        return replace(plan, run=in_turn(plan.run), pack=in_turn(plan.pack))
+
+    def forked(self) -> None:
+        self._turn = threading.Lock()
+        if self._layer() == "omp":
+            self.lost = _LOST.format("numba", "threads", "or install tbb, whose threads survive it")
 
     def set_threads(self, n: int) -> None:
         import numba
@@ -134,12 +199,22 @@ class Numba(Backend):
         }
 
 
-class NumbaCuda(Backend):
+class Cuda(Backend):
+    """Arrays on the current CUDA device, whose context no child of a fork can use."""
+
+    def forked(self) -> None:
+        if self.used:
+            self.lost = _LOST.format(
+                self.name, "CUDA context", "or use the GPU in one of the processes only"
+            )
+
+
+class NumbaCuda(Cuda):
     """numba.cuda on the current CUDA device, or its simulator where NUMBA_ENABLE_CUDASIM=1."""
 
     library, device = "numba_cuda", "cuda"
 
-    def why_not(self) -> str | None:
+    def _missing(self) -> str | None:
         if not installed("numba"):
             return "needs numba, which is not installed: pip install numba"
         from numba import cuda
@@ -161,9 +236,6 @@ class NumbaCuda(Backend):
         # a small problem cannot fill a GPU; to be told so at every launch helps nobody
         config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # type: ignore[attr-defined]
         return contextlib.nullcontext()
-
-    def owns(self, a: Any) -> bool:
-        return hasattr(a, "copy_to_host") and type(a).__module__.startswith("numba")
 
     def take(self, name: str, a: Any) -> Any:
         if a.is_c_contiguous():
@@ -211,10 +283,10 @@ class NumbaCuda(Backend):
         return about
 
 
-class Cupy(Backend):
+class Cupy(Cuda):
     library, device = "cupy", "cuda"
 
-    def why_not(self) -> str | None:
+    def _missing(self) -> str | None:
         if not installed("cupy"):
             return "needs CuPy, which is not installed: pip install 'convzoo[cuda12]' (or cuda13)"
         try:
@@ -225,9 +297,6 @@ class Cupy(Backend):
         except ImportError as error:
             return f"needs a CuPy that imports: {str(error).splitlines()[0]}"
         return "needs an NVIDIA GPU with its driver: CuPy finds none"
-
-    def owns(self, a: Any) -> bool:
-        return type(a).__module__.partition(".")[0] == "cupy"
 
     def take(self, name: str, a: Any) -> Any:
         import cupy
@@ -273,17 +342,29 @@ class Cupy(Backend):
 class Torch(Backend):
     """torch on one device. Kernels read the device with ``torch.get_default_device()`` while planning.
 
-    Strict float32 does not hang on a process-wide switch here: the kernels pass ``allow_tf32`` with
-    every call, so a user's own settings neither leak in nor are changed.
+    Strict float32 does not hang on a process-wide switch here. On CUDA the kernels pass ``allow_tf32`` with
+    every call. What no argument says, autocast and the precision of oneDNN's and cuBLAS's products, is put
+    right around a call (``calling``) and put back as it was found.
     """
 
     library = "torch"
+    # where products are told to round, the general places first: one that says "none" follows the one above
+    _switches = (
+        ("generic", "all"), ("mkldnn", "all"), ("mkldnn", "conv"), ("mkldnn", "matmul"),
+        ("cuda", "all"), ("cuda", "matmul"),
+    )  # fmt: skip
+    _lock = threading.Lock()
+    _inside = _entries = 0  # calls that need the switches as they are now, and how many have begun
+    _found: ClassVar[list[tuple[str, str, str]]] = []  # what the switches said before
 
     def __init__(self, device: str):
         super().__init__(f"torch_{device}", needs="torch", folder="torch")
         self.device = device
+        here = {"cpu": "mkldnn", "cuda": "cuda"}.get(device)
+        self._decide = [switch for switch in self._switches if switch[0] == here and switch[1] != "all"]
+        self._one_thread = False  # in a forked process, until it is seen to
 
-    def why_not(self) -> str | None:
+    def _missing(self) -> str | None:
         if not installed("torch"):
             return f"needs torch, which is not installed: pip install 'convzoo[{self._profile()}]'"
         if self.device == "cpu":
@@ -310,15 +391,72 @@ class Torch(Backend):
             return "needs outputs of at most 65536 per dimension: MPS is wrong or refuses above"
         return None
 
-    def planning(self) -> contextlib.AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def planning(self) -> Iterator[None]:
         import torch
 
-        return torch.device(self.device)
+        if self._one_thread:
+            self._one_thread = False
+            torch.set_num_threads(1)
+            warnings.warn(
+                "convzoo: torch was loaded before this process was forked, and its threads do not survive a fork: "
+                "torch uses one thread here. For more, use multiprocessing.get_context('spawn')",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        with self.calling(), torch.device(self.device):
+            yield
 
-    def owns(self, a: Any) -> bool:
+    def forked(self) -> None:
+        torch = sys.modules.get("torch")
+        if torch is None:
+            return
+        Torch._lock, Torch._inside = threading.Lock(), 0  # calls of other threads did not come along
+        self._put_back()
+        if self.device != "cpu" and self.used:
+            self.lost = _LOST.format(
+                "torch", "device", "or use the device in one of the processes only"
+            )
+        elif self.device == "cpu":
+            self._one_thread = True
+            if self.used:
+                torch.set_num_threads(1)
+
+    def calling(self) -> contextlib.AbstractContextManager[Any]:
         import torch
 
-        return type(a) is torch.Tensor  # a subclass may do its work when it is read
+        # a call under way may have changed the switches and will put them back: this order misses none
+        entries, inside = Torch._entries, Torch._inside
+        rounds = any(_torch_rounds(*switch) for switch in self._decide)
+        if rounds or inside or entries != Torch._entries or torch.is_autocast_enabled(self.device):
+            return self._strictly()
+        return _AS_IT_IS
+
+    @contextlib.contextmanager
+    def _strictly(self) -> Iterator[None]:
+        import torch
+
+        with Torch._lock:
+            Torch._inside, Torch._entries = Torch._inside + 1, Torch._entries + 1
+            for switch in Torch._switches:
+                if rounds := _torch_rounds(*switch):
+                    Torch._found.append((*switch, rounds))
+                    torch._C._set_fp32_precision_setter(*switch, "ieee")
+        try:
+            with torch.autocast(self.device, enabled=False):
+                yield
+        finally:
+            with Torch._lock:
+                Torch._inside -= 1
+                if not Torch._inside:
+                    self._put_back()
+
+    @staticmethod
+    def _put_back() -> None:
+        while Torch._found:
+            import torch
+
+            torch._C._set_fp32_precision_setter(*Torch._found.pop())
 
     def take(self, name: str, a: Any) -> Any:
         import torch
@@ -332,7 +470,16 @@ class Torch(Backend):
             raise TypeError(f"conv2d: {name} must be a dense tensor, got layout {a.layout}")
         if a.device.type != self.device:
             raise ValueError(f"conv2d: {name} must be on {self.device}, got {a.device}")
-        return a.contiguous()
+        return self._plain(a).contiguous()
+
+    def _plain(self, a: Any) -> Any:
+        """The numbers of a tensor as they lie in memory, whatever a subclass would make of them."""
+        import torch
+
+        if type(a) is torch.Tensor:
+            return a
+        with torch._C.DisableTorchFunctionSubclass():
+            return a.as_subclass(torch.Tensor)
 
     def to_device(self, a: np.ndarray) -> Any:
         import torch
@@ -340,7 +487,7 @@ class Torch(Backend):
         return torch.from_numpy(super().to_device(a)).to(self.device)
 
     def to_host(self, a: Any) -> np.ndarray:
-        return a.detach().cpu().numpy()
+        return self._plain(a).detach().cpu().numpy()
 
     def overwrite(self, a: Any, values: np.ndarray) -> None:
         import torch
@@ -396,13 +543,18 @@ class Engine(Backend):
 
     _planning = threading.RLock()  # the environment is one for all engines
 
+    def forked(self) -> None:
+        Engine._planning = threading.RLock()
+        if self.name in sys.modules:
+            self.lost = _LOST.format(self.name, "threads", "or load it after the fork")
+
     def __init__(self, name: str, *others: str):
         super().__init__(name, needs=name)
         self.modules = (name, *others)
         self.threads = _threads_by_default()
         self.cpus: list[int] = []  # where set_threads has bound them, in order; empty: nowhere
 
-    def why_not(self) -> str | None:
+    def _missing(self) -> str | None:
         missing = [m for m in self.modules if not installed(m)]
         if missing:
             verb = "is" if len(missing) == 1 else "are"
@@ -446,9 +598,7 @@ def _threads_by_default() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal() and int(asked):
         return int(asked)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return limits.cpus()
 
 
 def _one_cpu_of_each_core() -> list[int]:

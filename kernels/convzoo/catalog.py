@@ -12,7 +12,9 @@ import difflib
 import fnmatch
 import importlib
 import importlib.util
+import os
 import sys
+import weakref
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -73,8 +75,11 @@ class Kernel:
             raise Unsupported(refusal)
         if 0 in (*p.x_shape, *p.w_shape):
             return self._empty_sum(p)
+        self.backend.used = True
         with self.backend.planning():
-            return self.module().plan(p)
+            plan = self.backend.safe(self.module().plan(p))
+        _plans[plan] = self.backend
+        return plan
 
     def _empty_sum(self, p: Conv2d) -> Plan:
         """y when there is nothing to sum: the bias, or zero, in whatever shape is asked for."""
@@ -90,6 +95,27 @@ class Kernel:
             return y
 
         return Plan(lambda x, y: self.backend.to_device(y), pack=pack)
+
+
+_plans: weakref.WeakKeyDictionary[Plan, Backend] = weakref.WeakKeyDictionary()
+
+
+def _forked() -> None:
+    """In the child of a fork: plans whose library has lost its threads or its device say so, and do not hang."""
+    for backend in BACKENDS.values():
+        backend.forked()
+    for plan, backend in list(_plans.items()):
+        if backend.lost:
+
+            def refuse(*_: Any, reason: str = f"{backend.name} {backend.lost}") -> Any:
+                raise Unavailable(reason)
+
+            object.__setattr__(plan, "run", refuse)
+            object.__setattr__(plan, "pack", refuse)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 @lru_cache(maxsize=64)

@@ -1,18 +1,24 @@
-"""``conv2d`` and ``prepare``: one front door for every kernel, and the choice behind kernel="auto"."""
+"""``conv2d`` and ``prepare``: one front door for every kernel."""
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass
+from types import CellType, FunctionType
 from typing import Any
 
-from . import arguments, catalog
+import numpy as np
+
+from . import arguments, auto, catalog
 from .backends import BACKENDS
 from .plan import Plan, Unavailable, Unsupported
 from .problem import Conv2d
 from .reference import ACCURACIES
 
 CACHED = 256  # plans and call signatures that are kept; the oldest goes first
+PACKED = 8  # times the bytes of w: as much may the packed forms of a layer's weights take together
+SMALL = 2**22  # bytes that they may take in any case
 
 
 def conv2d(
@@ -51,7 +57,8 @@ def conv2d(
             _remember(_calls, key, call)
     x, w, b = call.take(x, w, bias)
     plan = call.plan
-    y = plan.run(x, plan.pack(w, b))
+    with call.backend.calling():
+        y = plan.run(x, plan.pack(w, b))
     return call.give(y)
 
 
@@ -104,30 +111,119 @@ class _Call:
 
 
 class Layer:
-    """What ``prepare`` returns: weights packed once per shape of x, then ``layer(x)`` runs."""
+    """What ``prepare`` returns: weights packed once per packed form, then ``layer(x)`` runs.
+
+    Shapes of x whose plans pack alike share one form. The forms together take at most ``PACKED`` times the
+    bytes of w; beyond that the oldest is forgotten, and packed again when it is needed.
+    """
 
     def __init__(self, w: Any, bias: Any, options: tuple, kernel: str, accuracy: str):
         self._w, self._bias, self._options = w, bias, options
         self._kernel, self._accuracy = kernel, accuracy
-        self._packed: dict[Any, tuple[_Call, Any]] = {}
+        self.__setstate__({})
+
+    def __getstate__(self) -> dict:
+        """What a pickle keeps: weights as they were given; they are packed anew where it is read."""
+        return {k: v for k, v in vars(self).items() if k not in ("_seen", "_forms")}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._seen: dict[Any, tuple[_Call, _Form]] = {}
+        self._forms: dict[Any, _Form] = {}
 
     def __call__(self, x: Any) -> Any:
         """The convolution of x with this layer's weights; as ``conv2d``, raises what it raises."""
         try:
-            key = (type(x), x.shape, x.dtype, getattr(x, "device", None))
-            found = self._packed.get(key)
+            key = (type(x), x.shape, x.dtype, getattr(x, "device", None), _process)
+            found = self._seen.get(key)
         except (AttributeError, TypeError):
             key = found = None
         if found is None:
             p = arguments.check(x, self._w, self._bias, *self._options)
             call = _call(x, p, self._kernel, "packed", self._accuracy)
-            _, w, b = call.take(x, self._w, self._bias)
-            found = (call, call.plan.pack(w, b))
+            found = (call, _Form(_NONE, 0))
+        call, form = found
+        weights = form.weights
+        if weights is _NONE:
+            form, weights = self._packed(x, call)
             if key is not None:
-                _remember(self._packed, key, found)
-        call, weights = found
+                _remember(self._seen, key, (call, form))
         x = call.backend.to_device(x) if call.foreign else call.backend.take("x", x)
-        return call.give(call.plan.run(x, weights))
+        with call.backend.calling():
+            y = call.plan.run(x, weights)
+        return call.give(y)
+
+    def _packed(self, x: Any, call: _Call) -> tuple[_Form, Any]:
+        """The weights as this plan packs them: those of another that packs alike, if there are any."""
+        key = (call.backend.name, _process, _pack_key(call.plan.pack))
+        found = self._forms.get(key)
+        weights = found.weights if found is not None else _NONE
+        if found is not None and weights is not _NONE:
+            return found, weights
+        _, w, b = call.take(x, self._w, self._bias)
+        with call.backend.calling():
+            weights = call.plan.pack(w, b)
+        made = _Form(weights, _bytes(weights, 2 * self._w.nbytes))
+        with _lock:
+            forms = self._forms
+            forms.pop(key, None)
+            while forms and sum(f.bytes for f in forms.values()) + made.bytes > max(
+                SMALL, PACKED * self._w.nbytes
+            ):
+                forms.pop(next(iter(forms))).weights = _NONE
+            forms[key] = made
+        return made, weights
+
+
+_NONE = object()
+
+
+@dataclass
+class _Form:
+    """Packed weights, until they are forgotten."""
+
+    weights: Any
+    bytes: int
+
+
+def _bytes(weights: Any, unknown: int) -> int:
+    """How much memory packed weights take; ``unknown`` for what does not tell."""
+    if isinstance(weights, (tuple, list)):
+        return sum(_bytes(part, unknown) for part in weights if part is not None)
+    size = getattr(weights, "nbytes", None)
+    return size if isinstance(size, int) else unknown
+
+
+def _pack_key(pack: Any) -> Any:
+    """Equal for functions that pack alike: the same code, on equal values from the plan around it."""
+    if not isinstance(pack, FunctionType):
+        return pack
+    values = tuple(map(_value_key, pack.__closure__ or ()))
+    return (pack.__module__, pack.__code__, pack.__defaults__, values)
+
+
+def _value_key(value: Any) -> Any:
+    if isinstance(value, CellType):
+        try:
+            value = value.cell_contents
+        except ValueError:  # not assigned on the way that this plan took
+            return None
+    if isinstance(value, np.ndarray):
+        return (value.dtype.str, value.shape, value.tobytes())
+    if isinstance(value, tuple):
+        return tuple(map(_value_key, value))
+    try:
+        hash(value)
+    except TypeError:
+        return _Itself(value)
+    return (type(value), value)
+
+
+@dataclass(frozen=True, eq=False)
+class _Itself:
+    """A value that equals nothing else."""
+
+    value: Any
 
 
 def _exact(value: Any) -> Any:
@@ -141,8 +237,20 @@ def _exact(value: Any) -> Any:
 
 
 _lock = threading.Lock()
+_process = 0  # how many forks lie behind this process: no plan outlives one
 _calls: dict[Any, _Call] = {}
 _plans: dict[Any, Plan] = {}
+
+
+def _forked() -> None:
+    global _lock, _process
+    _lock, _process = threading.Lock(), _process + 1
+    _calls.clear()
+    _plans.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _remember(cache: dict, key: Any, value: Any) -> None:
@@ -163,8 +271,11 @@ def plan(p: Conv2d, kernel: str) -> Plan:
 
 def _call(x: Any, p: Conv2d, kernel: str, scenario: str, accuracy: str) -> _Call:
     owner = arguments.library(x)
+    device = str(getattr(x, "device", "cpu")).partition(":")[0]
+    if owner == "torch" and f"torch_{device}" not in BACKENDS:
+        raise ValueError(f"conv2d: x must be on cpu, cuda or mps, got {device}")
     if kernel == "auto":
-        chosen, ready = _choose(p, x, owner, scenario, accuracy)
+        chosen, ready = _choose(p, owner, device, scenario, accuracy)
         return _Call(ready, catalog.find(chosen).backend, False)
     backend = catalog.find(kernel).backend
     if owner not in ("numpy", backend.library):
@@ -174,90 +285,14 @@ def _call(x: Any, p: Conv2d, kernel: str, scenario: str, accuracy: str) -> _Call
     return _Call(plan(p, kernel), backend, owner != backend.library)
 
 
-def _choose(p: Conv2d, x: Any, owner: str | None, scenario: str, accuracy: str) -> tuple[str, Plan]:
+def _choose(
+    p: Conv2d, owner: str | None, device: str, scenario: str, accuracy: str
+) -> tuple[str, Plan]:
     """The first kernel of the written rule that can run here and do this problem."""
     reasons = []
-    device = getattr(getattr(x, "device", None), "type", "cpu")
-    for name in rule(p, owner, device, scenario, accuracy):
+    for name in auto.rule(p, owner, device, scenario, accuracy):
         try:
             return name, plan(p, name)
         except (Unavailable, Unsupported) as reason:  # the next of the rule may still do it
             reasons.append(f"{name}: {reason}")
     raise Unsupported(f"conv2d: no kernel for {p} on {owner} arrays; " + "; ".join(reasons))
-
-
-def rule(
-    p: Conv2d, owner: str | None, device: str, scenario: str, accuracy: str = "elementwise"
-) -> list[str]:
-    """The written rule behind kernel="auto": names in the order in which they are tried.
-
-    The library of the arrays decides the family; within it the rule follows recorded results.
-    """
-    if owner == "torch":
-        if device != "cpu":
-            return [f"torch_{device}/builtin"]
-        first = "packed" if scenario == "packed" else "builtin"
-        return [f"torch_cpu/{first}", "torch_cpu/builtin"]
-    if owner == "cupy":
-        return ["cupy/im2col", "cupy/shifted", "cupy/raw_naive"]
-    if owner == "numba_cuda":
-        return ["numba_cuda/shared_tile", "numba_cuda/coalesced", "numba_cuda/naive"]
-    return [*_rule_for_numpy(p, scenario == "packed", accuracy), "numpy/im2col", "numpy/shifted"]
-
-
-def _rule_for_numpy(p: Conv2d, packed: bool, accuracy: str) -> list[str]:
-    """Numba kernels in the order of their times on two threads of a Zen 4 (reports/cpu_kernels.md)."""
-    inputs, outputs = p.C // p.groups, p.K // p.groups
-    # few_channels sorts columns by their stride; with 5 x 20 or 11 x 11 taps register_tile is faster by 10 to 20 %
-    small = p.stride == (1, 1) or (max(p.stride) <= 2 and p.R * p.S <= 49)
-    few = outputs <= 8 or (inputs <= 4 and p.layout == "nchw" and small)
-    # channels in the lanes leave up to half of them empty; more input channels make up for it
-    odd = outputs <= 24 and outputs % 16 and inputs <= 64 and p.layout == "nchw" and p.stride == (1, 1)
-    few = few or bool(odd)
-    own = ["numba/few_channels", "numba/register_tile"]
-    order = own if few else own[::-1]
-    if inputs == 1:
-        return ["numba/depthwise", *order]
-    # what packing costs must pay off within one call, eagerly; Winograd's is up to four times the bytes of w
-    pixels, least = p.N * p.P * p.Q, 0 if packed else 180
-    one_tap = (p.R, p.S) == (1, 1)
-    if one_tap:
-        # with a stride in nchw: alike at N = 1, but at N = 16 register_tile takes up to 0.6 of the time
-        strided = p.layout == "nchw" and p.stride != (1, 1)
-        order = [*order, "numba/pointwise"] if strided else ["numba/pointwise", *order]
-    if not (packed or few) and (one_tap or pixels <= 800):
-        order = ["numba/unpacked", *order]  # refuses nhwc
-    if one_tap:
-        return order
-    if accuracy == "elementwise":
-        return order
-    if not odd and _pays_to_cut(p, packed):
-        return ["numba/winograd_decomposed", *order]
-    winograd = []
-    # filters that leave the second-level cache while they are packed need more pixels to pay for it
-    larger = least if p.K * p.C <= 2**16 or packed else 400
-    if inputs >= 8 and outputs >= 12 and pixels >= larger:
-        winograd = ["numba/winograd"]
-    if inputs >= 32 and outputs >= 24 and pixels >= least:
-        winograd = [*winograd, "numba/winograd_small"]
-    return [*winograd, *order]
-
-
-def _pays_to_cut(p: Conv2d, packed: bool) -> bool:
-    """Whether numba/winograd_decomposed is faster than direct kernels; others refuse what it refuses."""
-    (down, right), taps = p.stride, p.R * p.S
-    if p.groups > 1 or right > 2 or p.dilation != (1, 1) or (p.R, p.S, p.stride) == (3, 3, (1, 1)):
-        return False
-    # with one tap in a row or column, or hardly more taps than the stride, there is nothing to save;
-    # with few taps of all channels, or few outputs, transforms take longer than products
-    if down >= p.R or right >= p.S or p.C * taps <= 100 or p.K < 16:
-        return False
-    high, wide = -(-p.P // 4), -(-p.Q // 4)
-    tiles = p.N * high * wide
-    if 16 * high * wide > 2 * p.P * p.Q:
-        return False  # mostly outside of y
-    # numbers for each filter of one channel: read from memory, they must serve many tiles
-    weights = 36 * max(down, -(-p.R // 3)) * max(right, -(-p.S // 3)) * p.K * p.C * p.itemsize
-    if weights > (10e6 if tiles < 100 else 20e6):
-        return False
-    return packed or p.N * p.P * p.Q * taps > 15_000

@@ -20,7 +20,7 @@ def keep(w: Any, b: Any) -> Any:
     return (w, b)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Everything that depends on shapes alone has been done; what is left is data.
 

@@ -118,6 +118,9 @@ class Conv2d:
                 raise ValueError(f"conv2d: {name} must be >= 1, got {getattr(self, name)}")
         if min(self.padding) < 0:
             raise ValueError(f"conv2d: padding must be >= 0, got {self.padding}")
+        for name in ("stride", "dilation", "padding"):
+            if max(getattr(self, name)) >= 2**60:
+                raise ValueError(f"conv2d: {name} must be below 2**60, got {getattr(self, name)}")
         if self.groups < 1:
             raise ValueError(f"conv2d: groups must be >= 1, got {self.groups}")
         if self.R == 0 or self.S == 0:
@@ -134,8 +137,10 @@ class Conv2d:
                 f"conv2d: kernel extent must not exceed the padded input, got kernel extent "
                 f"{high}x{wide} and padded input {tall}x{broad}"
             )
-        for name, shape in (("x", self.x_shape), ("w", self.w_shape), ("y", self.y_shape)):
-            if _product(shape) >= 2**60:
+        shapes = {"x": self.x_shape, "w": self.w_shape, "y": self.y_shape}
+        shapes |= {"the padded x": (self.N, self.C, tall, broad)}
+        for name, shape in shapes.items():
+            if _product(tuple(filter(None, shape))) >= 2**60:  # an empty array's other sizes count, too
                 raise ValueError(f"conv2d: {name} must have fewer than 2**60 elements, got {shape}")
 
     @property
@@ -266,7 +271,7 @@ def read_problems(path: Path) -> list[tuple[str, Conv2d, int]]:
     ValueError says which line or entry is none.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(
             f"{path}: problems are listed in UTF-8 text or in JSON, this is neither"

@@ -13,6 +13,7 @@ Source   own; PyTorch's allocator for CUDA and the arenas of ONNX Runtime do the
 """
 
 import math
+import os
 import threading
 
 import numpy as np
@@ -30,6 +31,15 @@ class _Block(np.ndarray):
 _waiting: dict[int, list[_Block]] = {}  # by size, the longest unused size first
 _lock = threading.RLock()  # re-entrant: the collector may end a loan while this thread holds it
 _held = 0
+
+
+def _forked() -> None:
+    global _lock
+    _lock = threading.RLock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 class _Loan(np.ndarray):

@@ -674,7 +674,9 @@ def layer(p: Conv2d, points: str, r: int = 3) -> Plan:
     launch, transform = launcher(p.dtype, parallel), transform_of_filters(recipe)
     one_part = compiled(recipe)
     function, wide = address_of(one_part), 2 * recipe.lanes
-    panels = -(-p.K // wide)
+    # what pack sees is the same for all sizes of x, and so are the weights that it makes
+    dtype, K, lanes, taps_of_one, places = p.dtype, p.K, recipe.lanes, r * r, places_of(p, r)
+    panels = -(-K // wide)
 
     @cache
     def split(threads):
@@ -683,12 +685,12 @@ def layer(p: Conv2d, points: str, r: int = 3) -> Plan:
         return parts, parts * numbers.bytes, numbers.flat, numbers.D
 
     def pack(w, b):
-        u = _memory.empty((panels, recipe.A**2, D, wide), p.dtype)
-        taps = _simd.pack_panels(w, 1, wide, recipe.lanes, places_of(p, r), r * r * D)
+        u = _memory.empty((panels, recipe.A**2, D, wide), dtype)
+        taps = _simd.pack_panels(w, 1, wide, lanes, places, taps_of_one * D)
         transform(panels, taps.ctypes.data, u.ctypes.data, D)
-        bias = np.zeros(panels * wide, p.dtype)
+        bias = np.zeros(panels * wide, dtype)
         if b is not None:
-            bias[: p.K] = b
+            bias[:K] = b
         return u, bias
 
     def run(x, weights):

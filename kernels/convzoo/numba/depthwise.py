@@ -203,19 +203,20 @@ def plan(p: Conv2d) -> Plan:
     else:
         geometry, table, tile = (in_planes if way == "planes" else in_channels)(p)
     body, places, nothing = compiled(p.dtype, way, parallel), np.arange(p.taps), np.empty(0, dtype)
+    C, K, taps = p.C, p.K, p.taps
 
     def pack(w, b):
         if way == "sheets":
-            bias = np.zeros((p.C, blocks * U), dtype)
+            bias = np.zeros((C, blocks * U), dtype)
             if b is not None:
-                bias[:, : p.K // p.C] = b.reshape(p.C, -1)
-            return _simd.pack_panels(w, p.C, U, lanes, places), bias.reshape(-1)
-        packed = np.zeros((-(-p.K // lanes) * lanes, 1 + p.taps), dtype)
-        packed[: p.K, 1:] = w.reshape(p.K, p.taps)
+                bias[:, : K // C] = b.reshape(C, -1)
+            return _simd.pack_panels(w, C, U, lanes, places), bias.reshape(-1)
+        packed = np.zeros((-(-K // lanes) * lanes, 1 + taps), dtype)
+        packed[:K, 1:] = w.reshape(K, taps)
         if b is not None:
-            packed[: p.K, 0] = b
+            packed[:K, 0] = b
         if way == "channels":
-            turned = packed.reshape(-1, lanes, 1 + p.taps).transpose(0, 2, 1)
+            turned = packed.reshape(-1, lanes, 1 + taps).transpose(0, 2, 1)
             packed = _simd.aligned(packed.size, dtype)
             packed.reshape(turned.shape)[:] = turned
         return packed.reshape(-1), nothing

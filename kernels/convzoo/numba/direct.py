@@ -222,13 +222,14 @@ def plan(p: Conv2d) -> Plan:
     y_steps = (p.K * p.P * p.Q, p.P * p.Q, 1) if nchw else (p.K * p.P * p.Q, 1, p.K)
     parallel = p.flops > SERIAL_FLOPS
     body = compiled(p.dtype, parallel)
+    taps_of_one, dtype = p.taps, p.dtype
 
     def pack(w, b):
         """w[g, block, tap, j] and b[g, block, j] of output channel 4·block + j; zeros after."""
-        packed = np.zeros((G, blocks, p.taps, BLOCK), p.dtype)
-        bias = np.zeros((G, blocks, BLOCK), p.dtype)
+        packed = np.zeros((G, blocks, taps_of_one, BLOCK), dtype)
+        bias = np.zeros((G, blocks, BLOCK), dtype)
         for j in range(min(BLOCK, outputs)):
-            some = w.reshape(G, outputs, p.taps)[:, j::BLOCK]
+            some = w.reshape(G, outputs, taps_of_one)[:, j::BLOCK]
             packed[:, : some.shape[1], :, j] = some
             if b is not None:
                 bias[:, : some.shape[1], j] = b.reshape(G, outputs)[:, j::BLOCK]

@@ -180,12 +180,12 @@ def plan(p: Conv2d) -> Plan:
         entries = [_simd.entry(_simd.CHANNEL_TILE, item, lanes, U, v, form) for v in (V, narrow)]
         (j["tile"], _), (j["tile_1"], _) = entries
     j["lanes"], j["vector"] = lanes, lanes * item
-    places, blocks = np.arange(p.C), int(j["blocks"])
+    places, blocks, K, dtype = np.arange(p.C), int(j["blocks"]), p.K, p.dtype
 
     def pack(w, b):
-        bias = np.zeros(blocks * width, p.dtype)
+        bias = np.zeros(blocks * width, dtype)
         if b is not None:
-            bias[: p.K] = b
+            bias[:K] = b
         return _simd.pack_panels(w, 1, width, lanes, places), bias
 
     def run(x, weights):

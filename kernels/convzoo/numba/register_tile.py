@@ -221,13 +221,13 @@ def plan(p: Conv2d) -> Plan:
         code = (*code, narrow_code)
     j["copy"] = _simd.entry(_simd.COPY_LINES, item, lanes)[0]
 
-    buffer = int(j["buffer"])
+    buffer, dtype = int(j["buffer"]), p.dtype
     places = np.arange(p.taps)  # of the taps, which w holds in the order c, r, s
     if not nchw:
         places = np.ascontiguousarray(places.reshape(p.R * p.S, inputs).T).reshape(-1)
 
     def pack(w, b):
-        bias = np.zeros((G, blocks * V * lanes), p.dtype)
+        bias = np.zeros((G, blocks * V * lanes), dtype)
         if b is not None:
             bias[:, :outputs] = b.reshape(G, outputs)
         return _simd.pack_panels(w, G, V * lanes, lanes, places), bias.reshape(-1)

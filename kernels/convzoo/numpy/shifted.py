@@ -24,13 +24,13 @@ from convzoo.problem import Conv2d
 
 def plan(p: Conv2d) -> Plan:
     G, pixels = p.groups, p.N * p.P * p.Q
-    inputs, outputs = p.C // G, p.K // G
+    inputs, outputs, R, S = p.C // G, p.K // G, p.R, p.S
     (top, _, left, _), (tall, broad) = p.padding, p.padded
     lead, back = ((1, 0, 2, 3), (1, 0, 2, 3)) if p.layout == "nchw" else ((3, 0, 1, 2), (1, 2, 3, 0))
 
     def pack(w, b):
         taps = w.transpose(2, 3, 0, 1).copy()  # the matrix of one tap in one piece, as BLAS wants it
-        return taps.reshape(p.R, p.S, G, outputs, inputs), None if b is None else b.copy()
+        return taps.reshape(R, S, G, outputs, inputs), None if b is None else b.copy()
 
     def run(x, weights):
         w, b = weights

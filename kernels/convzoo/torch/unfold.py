@@ -38,8 +38,6 @@ def refuse_rounding(device: str) -> None:
 def plan(p: Conv2d) -> Plan:
     device = torch.get_default_device().type
     strict = p.dtype == "float32" and device in ("cpu", "cuda")
-    if strict:
-        refuse_rounding(device)
     top, bottom, left, right = p.padding
     even = top == bottom and left == right  # unfold pads both sides alike; else x is padded first
     padding = (top, left) if even else (0, 0)
@@ -48,7 +46,7 @@ def plan(p: Conv2d) -> Plan:
     def run(x, weights):
         w, b = weights
         if strict:
-            refuse_rounding(device)  # again: the switch may have been turned since
+            refuse_rounding(device)
         if p.layout == "nhwc":
             x = x.permute(0, 3, 1, 2).contiguous()  # unfold wants nchw
         if not even:

@@ -1,0 +1,82 @@
+"""The choice behind kernel="auto": a written rule, made from recorded results."""
+
+from __future__ import annotations
+
+from .problem import Conv2d
+
+
+def rule(
+    p: Conv2d, owner: str | None, device: str, scenario: str, accuracy: str = "elementwise"
+) -> list[str]:
+    """The written rule behind kernel="auto": names in the order in which they are tried.
+
+    The library of the arrays decides the family; within it the rule follows recorded results.
+    """
+    if owner == "torch":
+        if device != "cpu":
+            return [f"torch_{device}/builtin"]
+        first = "packed" if scenario == "packed" else "builtin"
+        return [f"torch_cpu/{first}", "torch_cpu/builtin"]
+    if owner == "cupy":
+        return ["cupy/im2col", "cupy/shifted", "cupy/raw_naive"]
+    if owner == "numba_cuda":
+        return ["numba_cuda/shared_tile", "numba_cuda/coalesced", "numba_cuda/naive"]
+    return [*_rule_for_numpy(p, scenario == "packed", accuracy), "numpy/im2col", "numpy/shifted"]
+
+
+def _rule_for_numpy(p: Conv2d, packed: bool, accuracy: str) -> list[str]:
+    """Numba kernels in the order of their times on two threads of a Zen 4 (reports/cpu_kernels.md)."""
+    inputs, outputs = p.C // p.groups, p.K // p.groups
+    # few_channels sorts columns by their stride; with 5 x 20 or 11 x 11 taps register_tile is faster by 10 to 20 %
+    small = p.stride == (1, 1) or (max(p.stride) <= 2 and p.R * p.S <= 49)
+    few = outputs <= 8 or (inputs <= 4 and p.layout == "nchw" and small)
+    # channels in the lanes leave up to half of them empty; more input channels make up for it
+    odd = outputs <= 24 and outputs % 16 and inputs <= 64 and p.layout == "nchw" and p.stride == (1, 1)
+    few = few or bool(odd)
+    own = ["numba/few_channels", "numba/register_tile"]
+    order = own if few else own[::-1]
+    if inputs == 1:
+        return ["numba/depthwise", *order]
+    # what packing costs must pay off within one call, eagerly; Winograd's is up to four times the bytes of w
+    pixels, least = p.N * p.P * p.Q, 0 if packed else 180
+    one_tap = (p.R, p.S) == (1, 1)
+    if one_tap:
+        # with a stride in nchw: alike at N = 1, but at N = 16 register_tile takes up to 0.6 of the time
+        strided = p.layout == "nchw" and p.stride != (1, 1)
+        order = [*order, "numba/pointwise"] if strided else ["numba/pointwise", *order]
+    if not (packed or few) and (one_tap or pixels <= 800):
+        order = ["numba/unpacked", *order]  # refuses nhwc
+    if one_tap:
+        return order
+    if accuracy == "elementwise":
+        return order
+    if not odd and _pays_to_cut(p, packed):
+        return ["numba/winograd_decomposed", *order]
+    winograd = []
+    # filters that leave the second-level cache while they are packed need more pixels to pay for it
+    larger = least if p.K * p.C <= 2**16 or packed else 400
+    if inputs >= 8 and outputs >= 12 and pixels >= larger:
+        winograd = ["numba/winograd"]
+    if inputs >= 32 and outputs >= 24 and pixels >= least:
+        winograd = [*winograd, "numba/winograd_small"]
+    return [*winograd, *order]
+
+
+def _pays_to_cut(p: Conv2d, packed: bool) -> bool:
+    """Whether numba/winograd_decomposed is faster than direct kernels; others refuse what it refuses."""
+    (down, right), taps = p.stride, p.R * p.S
+    if p.groups > 1 or right > 2 or p.dilation != (1, 1) or (p.R, p.S, p.stride) == (3, 3, (1, 1)):
+        return False
+    # with one tap in a row or column, or hardly more taps than the stride, there is nothing to save;
+    # with few taps of all channels, or few outputs, transforms take longer than products
+    if down >= p.R or right >= p.S or p.C * taps <= 100 or p.K < 16:
+        return False
+    high, wide = -(-p.P // 4), -(-p.Q // 4)
+    tiles = p.N * high * wide
+    if 16 * high * wide > 2 * p.P * p.Q:
+        return False  # mostly outside of y
+    # numbers for each filter of one channel: read from memory, they must serve many tiles
+    weights = 36 * max(down, -(-p.R // 3)) * max(right, -(-p.S // 3)) * p.K * p.C * p.itemsize
+    if weights > (10e6 if tiles < 100 else 20e6):
+        return False
+    return packed or p.N * p.P * p.Q * taps > 15_000
