@@ -12,7 +12,6 @@ from convzoo.limits import cpu_quota as cgroup_quota
 from convzoo.limits import cpus as usable_cpus
 from convzoo.limits import memory
 
-
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 # glibc hands large arrays back to the operating system when they die, and every call pays page faults for
 # its output again: up to four times the time of torch and the engines on an output of 50 MB. Kept memory

@@ -7,6 +7,8 @@ themselves are not: MPS has never been run by this project, CUDA only where ther
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 import convzoo
@@ -85,9 +87,11 @@ def test_the_choice_follows_what_torch_says(monkeypatch, cuda, built, mps, chose
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
-def test_planning_makes_the_device_the_default(device):
+def test_planning_makes_the_device_the_default(device, monkeypatch):
+    inside = []
+    monkeypatch.setattr(torch, "device", lambda name: inside.append(name) or contextlib.nullcontext())
     with BACKENDS[f"torch_{device}"].planning():
-        assert torch.get_default_device().type == device
+        assert inside == [device]
 
 
 @pytest.fixture
@@ -162,7 +166,7 @@ def test_cuda_is_told_its_precision_with_every_call(stem, calls):
         assert verdict.ok, f"{p}: {verdict.why}"
         assert not implicit, "F.conv2d obeys process-wide switches: call torch._convolution on CUDA"
         if kernel.algorithm == "direct":
-            assert len(explicit) == 5, "examine runs a plan five times"
+            assert len(explicit) >= 5, "examine runs a plan at least five times"
         for call in explicit:
             told = dict(zip(CONVOLUTION, call, strict=True))
             assert told["allow_tf32"] is (kernel.accuracy == "tf32")
@@ -218,9 +222,7 @@ def test_unfold_refuses_lowered_matrix_products(device, matmul_precision, plan_a
     x, w, b = torch.randn(1, 3, 5, 6), torch.randn(4, 3, 3, 3), torch.randn(4)
     plan.run(x, plan.pack(w, b))
     matmul_precision("medium")
-    with pytest.raises(Unsupported, match="full float32"):
-        kernel.plan(p)
-    with pytest.raises(Unsupported, match="full float32"):  # planned before the switch was turned
+    with pytest.raises(Unsupported, match="full float32"):  # through the front door it is put right instead
         plan.run(x, plan.pack(w, b))
     kernel.plan(Conv2d.parse("n1c3h5w6k4r3s3-f64"))  # float64 is never lowered
 
