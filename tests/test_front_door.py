@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -110,6 +111,63 @@ def test_threads_at_once_on_every_layer_of_numba(layer):
         NUMBA_THREADING_LAYER=layer,
     )
     assert done.returncode == 0 or "No threading layer" in done.stderr, done.stderr
+
+
+# --- Numba's cache on disk ---------------------------------------------------------------------------
+
+CONVOLVE = "print(convzoo.conv2d(x, w, kernel='numba/naive')[0, 0, 5, 5])"
+
+
+def _damage(folder: Path, ending: str, change) -> None:
+    paths = list(folder.rglob("*" + ending))
+    assert paths, "nothing was kept on disk"
+    for path in paths:
+        path.write_bytes(change(path.read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def full_cache(tmp_path_factory):
+    pytest.importorskip("numba")
+    folder = tmp_path_factory.mktemp("cache")
+    done = python(CONVOLVE, NUMBA_CACHE_DIR=str(folder))
+    assert done.stdout == "576.0\n", done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("ending", [".nbi", ".nbc"])
+@pytest.mark.parametrize("change", [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: bytes(len(b))])
+def test_a_damaged_cache_is_written_anew(full_cache, tmp_path, ending, change):
+    shutil.copytree(full_cache, tmp_path / "cache")
+    _damage(tmp_path / "cache", ending, change)
+    damaged = sorted(path.read_bytes() for path in (tmp_path / "cache").rglob("*" + ending))
+    done = python(CONVOLVE, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    assert (done.stdout, done.returncode) == ("576.0\n", 0), done.stderr
+    assert sorted(path.read_bytes() for path in (tmp_path / "cache").rglob("*" + ending)) != damaged
+
+
+@pytest.mark.parametrize("failure", [OSError("no space left"), RuntimeError("no locator available")])
+def test_where_nothing_can_be_kept_a_warning_names_the_cure(monkeypatch, failure):
+    numba = pytest.importorskip("numba")
+    from convzoo.numba import _kept
+
+    def njit(*signature, cache=False, **options):
+        if cache:
+            raise failure
+        return numba.njit(*signature, **options)
+
+    monkeypatch.setattr(_kept, "njit", njit)
+    signature = numba.types.int64(numba.types.int64)
+    with pytest.warns(RuntimeWarning, match=f"{failure}.*NUMBA_CACHE_DIR"):
+        assert _kept.kept(signature)(lambda n: n + 1)(1) == 2
+    with pytest.raises(numba.TypingError):
+        _kept.kept(signature)(lambda n: n.nothing)
+
+
+def test_without_numbas_compiler_auto_takes_another():
+    pytest.importorskip("numba")
+    code = CONVOLVE.replace("numba/naive", "auto") + "\nprint(convzoo.catalog.find('numba/naive').backend.why_not())"
+    done = python(code, NUMBA_DISABLE_JIT="1")
+    assert done.stdout.startswith("576.0\nneeds numba's compiler, which NUMBA_DISABLE_JIT"), done.stderr
 
 
 # --- what torch was told elsewhere -------------------------------------------------------------------

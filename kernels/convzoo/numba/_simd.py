@@ -32,6 +32,7 @@ from numba import njit, prange, types
 from numba.core import cgutils, registry
 from numba.extending import intrinsic
 
+from convzoo.numba._kept import kept
 from convzoo.problem import Conv2d
 
 ir = cgutils.ir
@@ -882,7 +883,7 @@ def source_of(routine: int, itemsize: int, lanes: int, U: int, V: int, flag: int
 @cache
 def entry(routine: int, itemsize: int, lanes: int, U: int = 1, V: int = 1, flag: int = 0):
     """(address, compiled function) of a routine; the address is good as long as the process lives."""
-    f = njit(types.int64(), cache=True)(source_of(routine, itemsize, lanes, U, V, flag))
+    f = kept(types.int64())(source_of(routine, itemsize, lanes, U, V, flag))
     return f(), f
 
 
@@ -903,7 +904,7 @@ def _packing(parallel: bool):
             _pack_block(i, address, target, w, places, sizes, version)
 
     signature = types.void(*[types.int64] * 5, types.UniTuple(types.int64, 6))
-    return njit(signature, parallel=parallel, nogil=True, cache=True)(pack)
+    return kept(signature, parallel=parallel, nogil=True)(pack)
 
 
 def record(names: str) -> np.dtype:

@@ -40,6 +40,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from convzoo.numba import _memory, _simd
+from convzoo.numba._kept import kept
 from convzoo.numba._winograd_code import I64, Recipe, integer, ir, operations, pitch_of
 from convzoo.plan import Plan, Unsupported
 from convzoo.problem import Conv2d
@@ -476,7 +477,7 @@ def transform_of_filters(recipe: Recipe):
 
     recipe.name(transform)
     signature = types.void(*[types.int64] * 4)
-    return njit(signature, parallel=True, cache=True)(transform)
+    return kept(signature, parallel=True)(transform)
 
 
 @cache
@@ -490,7 +491,7 @@ def compiled(recipe: Recipe):
     recipe.name(one_part)
     whole = types.int64
     signature = types.void(*[whole] * 6, types.CPointer(whole))
-    return njit(signature, nogil=True, cache=True)(one_part)
+    return kept(signature, nogil=True)(one_part)
 
 
 def address_of(dispatcher) -> int:
@@ -530,8 +531,8 @@ def launcher(dtype: str, parallel: bool):
     y, bias = types.Array(number, 4, "C"), types.Array(number, 1, "C")
     signature = types.void(whole, whole, x, y, bias, y, whole, types.Array(whole, 1, "C"))
     if parallel:
-        return njit(signature, parallel=True, cache=True)(on_all_threads)
-    return njit(signature, nogil=True, cache=True)(on_one_thread)
+        return kept(signature, parallel=True)(on_all_threads)
+    return kept(signature, nogil=True)(on_one_thread)
 
 
 # --- plans -------------------------------------------------------------------------------------------

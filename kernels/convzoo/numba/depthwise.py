@@ -28,6 +28,7 @@ import numpy as np
 from numba import config, from_dtype, njit, prange, types
 
 from convzoo.numba import _pixels, _simd
+from convzoo.numba._kept import kept
 from convzoo.numba._simd import call
 from convzoo.plan import Plan, Unsupported
 from convzoo.problem import Conv2d
@@ -110,7 +111,7 @@ def compiled(dtype: str, way: str, parallel: bool):
         for t in prange(shares):
             share(geometry, t, shares, at, weights, bias, to, sheets, table, version)
 
-    return njit(signature, parallel=parallel, nogil=True, cache=True)(on_threads)
+    return kept(signature, parallel=parallel, nogil=True)(on_threads)
 
 
 @njit

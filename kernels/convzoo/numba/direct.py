@@ -28,6 +28,7 @@ import numpy as np
 from numba import from_dtype, get_num_threads, njit, prange, types, uint64
 
 from convzoo.numba import _memory
+from convzoo.numba._kept import kept
 from convzoo.plan import Plan
 from convzoo.problem import Conv2d
 
@@ -176,8 +177,8 @@ def compiled(dtype: str, parallel: bool):
         several(4), several(3), several(5), several(6),
     )  # fmt: skip
     if parallel:
-        return njit(signature, parallel=True, nogil=True, cache=True)(on_all_threads)
-    return njit(signature, nogil=True, cache=True)(on_one_thread)
+        return kept(signature, parallel=True, nogil=True)(on_all_threads)
+    return kept(signature, nogil=True)(on_one_thread)
 
 
 def sheets_of(p: Conv2d):

@@ -23,9 +23,10 @@ Source   own; Zhang, Franchetti and Low, High Performance Zero-Memory Overhead D
 from functools import cache
 
 import numpy as np
-from numba import config, from_dtype, njit, prange, types
+from numba import config, from_dtype, prange, types
 
 from convzoo.numba import _pixels, _simd
+from convzoo.numba._kept import kept
 from convzoo.plan import Plan
 from convzoo.problem import Conv2d
 
@@ -51,7 +52,7 @@ def compiled(dtype: str, parallel: bool):
     numbers = types.Array(types.int64, 1, "C")
     y = types.Array(number, 4, "C")
     signature = types.void(read, write, write, y, write, record, numbers, types.int64)
-    return njit(signature, parallel=parallel, nogil=True, cache=True)(on_threads)
+    return kept(signature, parallel=parallel, nogil=True)(on_threads)
 
 
 def plan(p: Conv2d) -> Plan:

@@ -21,8 +21,9 @@ Source   own; Chellapilla, Puri and Simard, High Performance Convolutional Neura
 from functools import cache
 
 import numpy as np
-from numba import from_dtype, njit, types, uint64
+from numba import from_dtype, types, uint64
 
+from convzoo.numba._kept import kept
 from convzoo.plan import Plan
 from convzoo.problem import Conv2d
 
@@ -60,7 +61,7 @@ def compiled(dtype: str):
     patches, pair = types.Array(number, 1, "C"), types.UniTuple(whole, 2)
     steps, sizes = types.UniTuple(whole, 4), types.UniTuple(whole, 7)
     signature = types.void(image, steps, sizes, patches, pair, pair, pair)
-    return njit(signature, nogil=True, cache=True)(gather)
+    return kept(signature, nogil=True)(gather)
 
 
 def plan(p: Conv2d) -> Plan:

@@ -17,8 +17,9 @@ Source   own; the definition in convzoo/problem.py, letter by letter
 from functools import cache
 
 import numpy as np
-from numba import from_dtype, njit, types
+from numba import from_dtype, types
 
+from convzoo.numba._kept import kept
 from convzoo.plan import Plan
 from convzoo.problem import Conv2d
 
@@ -59,7 +60,7 @@ def compiled(dtype: str):
 
     y = types.Array(number, 4, "A")
     signature = types.void(read(4), read(4), read(1), y, pair, pair, pair, types.int64)
-    return njit(signature, nogil=True, cache=True)(convolve)
+    return kept(signature, nogil=True)(convolve)
 
 
 def plan(p: Conv2d) -> Plan:

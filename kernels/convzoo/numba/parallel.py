@@ -21,6 +21,7 @@ from functools import cache
 import numpy as np
 from numba import from_dtype, njit, prange, types
 
+from convzoo.numba._kept import kept
 from convzoo.plan import Plan
 from convzoo.problem import Conv2d
 
@@ -71,8 +72,8 @@ def compiled(dtype: str, parallel: bool):
     y = types.Array(number, 4, "A")
     signature = types.void(read(4), read(4), read(1), y, pair, pair, pair, types.int64)
     if parallel:
-        return njit(signature, parallel=True, nogil=True, cache=True)(on_all_threads)
-    return njit(signature, nogil=True, cache=True)(on_one_thread)
+        return kept(signature, parallel=True, nogil=True)(on_all_threads)
+    return kept(signature, nogil=True)(on_one_thread)
 
 
 def plan(p: Conv2d) -> Plan:

@@ -26,6 +26,7 @@ import numpy as np
 from numba import config, from_dtype, get_num_threads, njit, prange, types
 
 from convzoo.numba import _memory, _simd
+from convzoo.numba._kept import kept
 from convzoo.numba._simd import call, fence
 from convzoo.plan import Plan, Unsupported
 from convzoo.problem import Conv2d
@@ -107,7 +108,7 @@ def compiled(dtype: str, by_pixels: bool, parallel: bool):
             pixels_in_lanes(geometry, t, threads, x, w, b, y, version)
 
     body = pixels_on_threads if by_pixels else channels_on_threads
-    return njit(signature, parallel=parallel, nogil=True, cache=True)(body)
+    return kept(signature, parallel=parallel, nogil=True)(body)
 
 
 def tiling(p: Conv2d, images: int, row_count: int, row: int, U: int, lanes: int, threads: int):

@@ -28,6 +28,7 @@ import numpy as np
 from numba import config, from_dtype, get_num_threads, njit, prange, types
 
 from convzoo.numba import _memory, _simd
+from convzoo.numba._kept import kept
 from convzoo.numba._simd import call, fence
 from convzoo.plan import Plan
 from convzoo.problem import Conv2d
@@ -133,7 +134,7 @@ def compiled(dtype: str, parallel: bool):
     signature = types.void(
         read, write, write, types.Array(number, 4, "C"), types.int64, record, numbers, types.int64
     )
-    return njit(signature, parallel=parallel, nogil=True, cache=True)(on_threads)
+    return kept(signature, parallel=parallel, nogil=True)(on_threads)
 
 
 def tiling(p: Conv2d, U: int, lanes: int, threads: int):

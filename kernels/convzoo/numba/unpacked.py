@@ -25,6 +25,7 @@ import numpy as np
 from numba import from_dtype, get_num_threads, njit, prange, types
 
 from convzoo.numba import _memory, _simd
+from convzoo.numba._kept import kept
 from convzoo.numba._simd import call
 from convzoo.plan import Plan, Unsupported
 from convzoo.problem import Conv2d
@@ -131,7 +132,7 @@ def compiled(dtype: str, parallel: bool):
     signature = types.void(
         read, read, bias, types.Array(number, 4, "C"), types.int64, record, types.int64
     )
-    return njit(signature, parallel=parallel, nogil=True, cache=True)(on_threads)
+    return kept(signature, parallel=parallel, nogil=True)(on_threads)
 
 
 def describe(p: Conv2d, lanes: int):
