@@ -25,6 +25,7 @@ BURSTS = 7
 WHOLE = 0.8  # of the arithmetic: more than the halves of one core have
 SPLIT = 0.7  # of the usual rate of handing over; where cores share no cache it is a half or less
 TRIPS = 2000  # in a burst: 0.2 ms, so that waking the threads hardly counts
+KINDS = ("fma_gflops_per_s", "matrix_gflops_per_s", "read_gb_per_s", "copy_gb_per_s")
 LIMIT = 120  # seconds for one number of threads, which takes four
 
 
@@ -34,10 +35,10 @@ class Unmeasured(OSError):
 
 def measure(threads: int) -> dict[str, Any]:
     """Ceilings with one thread and with ``threads``: GFLOP/s per dtype, GB/s per level; seconds spent."""
-    from .hardware import library_environment
+    from .hardware import library_environment, matrix_unit
     from .processes import python_path
 
-    found: dict[str, Any] = {"fma_gflops_per_s": {}, "read_gb_per_s": {}, "copy_gb_per_s": {}}
+    found: dict[str, Any] = {kind: {} for kind in KINDS}
     began = perf_counter()
     for n in sorted({1, threads}):
         environment = os.environ | library_environment(n) | {"PYTHONPATH": python_path()}
@@ -51,6 +52,8 @@ def measure(threads: int) -> dict[str, Any]:
             raise Unmeasured(f"the ceilings could not be measured: {done.stderr.strip()[-300:]}")
         for kind, values in json.loads(done.stdout).items():
             found[kind][str(n)] = values
+    if not matrix_unit():
+        del found["matrix_gflops_per_s"]
     gpu = _gpu(environment={"PYTHONPATH": python_path()})
     return found | gpu | {"seconds": round(perf_counter() - began, 1)}
 
@@ -140,6 +143,41 @@ def _fma_gflops(threads: int) -> dict[str, float]:
         run(n, out)
         best = min(_seconds(lambda run=run, n=n, out=out: run(n, out)) for _ in range(BURSTS))
         found[dtype] = round(flops * n * threads / best / 1e9, 1)
+    return found
+
+
+def _matrix_gflops(threads: int) -> dict[str, float]:
+    """GFLOP/s of the CPU's matrix unit on tiles in L1, {} without one: in bfloat16, and what float32 problems
+    get of it from six and from three products of bfloat16 parts (FLOP of the problem, not of the parts)."""
+    import numba
+    import numpy as np
+
+    from convzoo.numba import _amx
+    from convzoo.numba._simd import call
+
+    if _amx.unit() != "real":
+        return {}
+    steps, room = 2, 2**17
+    table, tiles = np.arange(steps) * 2 * 3 * _amx.TILE, _amx.configuration([_amx.ROWS] * 8)
+    memory = np.zeros((threads, room), np.uint8)
+
+    @numba.njit(parallel=True)
+    def run(times: int, sums: int, memory: Any, table: Any, tiles: Any) -> None:
+        for t in numba.prange(memory.shape[0]):
+            _amx.configure(1, tiles.ctypes.data)  # type: ignore[call-arg]
+            x = memory[t].ctypes.data
+            operands = (x, x + 1024, 2048, 64, table.ctypes.data, x + 16384, steps, x + 32768)
+            for _ in range(times):
+                call(sums, (*operands, x + 65536, 128, 2048, 64))  # type: ignore[call-arg]
+            _amx.release(1)  # type: ignore[call-arg]
+
+    found = {}
+    for name, count in (("bfloat16", 1), ("three_products", 3), ("six_products", 6)):
+        sums, _ = _amx.entry(_amx.SUMS, count, _amx.ROWS, _amx.REAL)
+        times = 120_000 // count
+        run(1, sums, memory, table, tiles)
+        best = min(_seconds(lambda n=times, f=sums: run(n, f, memory, table, tiles)) for _ in range(BURSTS))
+        found[name] = round(2 * 32**3 * steps * times * threads / best / 1e9, 1)
     return found
 
 
@@ -336,7 +374,8 @@ def main() -> None:
     threads = int(sys.argv[1])
     if sys.argv[2:3] == ["--pulse"]:
         return _pulse(threads, float(sys.argv[3]))
-    print(json.dumps({"fma_gflops_per_s": _fma_gflops(threads), **_bandwidth(threads)}))
+    rates = {"fma_gflops_per_s": _fma_gflops(threads), "matrix_gflops_per_s": _matrix_gflops(threads)}
+    print(json.dumps(rates | _bandwidth(threads)))
 
 
 if __name__ == "__main__":

@@ -239,7 +239,7 @@ class Sweep:
         if reply["status"] != "ok" or not self.ceilings or cell.backend in GPU_BACKENDS:
             return
         cause = (reply["seconds"], cell.layer.problem, reply["algorithm"])
-        why = plausibility.mistrust(*cause, self.ceilings, self.threads)
+        why = plausibility.mistrust(*cause, self.ceilings, self.threads, reply["accuracy"])
         for _ in range(3 if why else 0):  # other work may have held the ceilings down, not the kernel up
             try:
                 again = ceilings.measure(self.threads)
@@ -247,7 +247,7 @@ class Sweep:
                 break
             self.ceilings = plausibility.best_of(self.ceilings, again)
             self.record.add({"kind": "ceilings", "ceilings": self.ceilings})
-            why = plausibility.mistrust(*cause, self.ceilings, self.threads)
+            why = plausibility.mistrust(*cause, self.ceilings, self.threads, reply["accuracy"])
             if not why:
                 break
         if why:

@@ -12,7 +12,7 @@ from typing import Any
 from convzoo.catalog import find
 
 from . import formula, hardware, machine_file
-from .plausibility import useful_flops
+from .plausibility import arithmetic, useful_flops
 from .processes import Worker
 from .stopwatch import Effort
 
@@ -46,7 +46,7 @@ def explain(kernel: str, problem: Any, scenario: str, threads: int, timeout: flo
     ceilings = machine_file.load(machine).get("ceilings")
     if not ceilings:
         return found | {"bounds": None, "no_bounds": "no ceilings: run python -m benchmarks machine"}
-    limits = bounds(problem, ceilings, threads)
+    limits = bounds(problem, ceilings, threads, find(kernel).accuracy)
     if limits is None:
         return found | {
             "bounds": None,
@@ -76,19 +76,24 @@ def _measured(kernel: str, problem: str, scenario: str, threads: int, timeout: f
         worker.close()
 
 
-def bounds(problem: Any, ceilings: dict[str, Any], threads: int) -> dict[str, Any] | None:
+def bounds(
+    problem: Any, ceilings: dict[str, Any], threads: int, accuracy: str = "elementwise"
+) -> dict[str, Any] | None:
     """The least times that arithmetic and compulsory traffic allow, and which of them binds.
 
-    Arithmetic: FLOP that meet no padding, at the FMA ceiling; an algorithm with fewer multiplications
-    may be quicker. Traffic: x, w and b read and y written once, at the bandwidth of the smallest level
-    that holds them all. None where the ceilings were not measured for these threads and this dtype.
+    Arithmetic: FLOP that meet no padding, at the ceiling of FMA or matrix units for this accuracy; an
+    algorithm with fewer multiplications may be quicker. Traffic: x, w and b read and y written once, at the
+    bandwidth of the smallest level that holds them all. None where the ceilings were not measured for these
+    threads and this dtype.
     """
     try:
-        fma = ceilings["fma_gflops_per_s"][str(threads)][problem.dtype]
+        fma = arithmetic(ceilings, problem.dtype, threads, accuracy)
         reads = ceilings["read_gb_per_s"][str(threads)]
         level = level_of(problem.min_bytes, threads)
         bandwidth = reads[level]
     except KeyError:
+        return None
+    if not fma:
         return None
     by_fma = useful_flops(problem) / (fma * 1e9)
     by_bytes = problem.min_bytes / (bandwidth * 1e9)
@@ -185,7 +190,7 @@ def _bound_rows(x: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             (
                 "reached",
-                f"{100 * b['of_limit']:.2g}% of the limit; {100 * b['of_fma']:.2g}% of the FMA ceiling, "
+                f"{100 * b['of_limit']:.2g}% of the limit; {100 * b['of_fma']:.2g}% of the arithmetic ceiling, "
                 f"{100 * b['of_bandwidth']:.2g}% of the bandwidth of {b['level']}",
             )
         )

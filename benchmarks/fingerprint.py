@@ -95,6 +95,7 @@ _CONSTANT = re.compile(r"\t\.(?:byte|short|word|long|quad|xword|zero|ascii)\s")
 
 _FMA = re.compile(r"vfn?m(?:add|sub|addsub|subadd)\d*[ps][sd]\b|fn?m(?:la|ls|add|sub)\b")
 _UNFUSED = re.compile(r"v?(?:add|sub|mul)[ps][sd]\b|f(?:add|sub|mul)\b")
+_TILE = re.compile(r"(tdp|tileload)\w*")  # of a matrix unit (AMX): products and loads of tiles
 _SCALAR = re.compile(r"\w+s[sd]\b|f\w+\s+[sdh]\d")
 _VECTOR_STORE = re.compile(r"v?mov(?:[au]p[sd]|dq[au]\d*|ntp[sd]|ntdq) %[xyz]mm\d+, [^%]*\(|st(?:r|p|ur|np) q\d")
 _WIDTHS = ((512, re.compile(r"%zmm")), (256, re.compile(r"%ymm")), (128, re.compile(r"%xmm|\b[vq]\d+\b")))
@@ -170,6 +171,7 @@ def read_assembly(text: str) -> Facts:
                     widest = max(widest, _width(line))
     names = ("fma_512", "fma_256", "fma_128", "fma_scalar", "unfused_vector", "unfused_scalar")
     found: Facts = {name: counts[name] for name in (*names, "spills", "calls")}
+    found |= {name: counts[name] for name in ("tile_products", "tile_loads") if counts[name]}
     return found | {"vector_bits": widest, "asm_hash": _hash(_plain(functions, constants))}
 
 
@@ -178,6 +180,8 @@ def _arithmetic(line: str) -> str:
     scalar = bool(_SCALAR.match(line))
     if _FMA.match(line):
         return "fma_scalar" if scalar else f"fma_{_width(line)}"
+    if tile := _TILE.match(line):
+        return "tile_products" if tile[1] == "tdp" else "tile_loads"
     if _UNFUSED.match(line):
         return "unfused_scalar" if scalar else "unfused_vector"
     return ""

@@ -58,6 +58,11 @@ def facts_cpu_flags() -> set[str]:
     return set(_proc_cpuinfo().get("flags", "").split())
 
 
+def matrix_unit() -> str | None:
+    """ "amx" on a CPU that multiplies tiles, else None."""
+    return "amx" if "amx_tile" in facts_cpu_flags() else None
+
+
 def cache_bytes() -> dict[str, int]:
     """Size of each data cache level, then what counts as DRAM: eight times the last level streamed.
 
@@ -135,7 +140,7 @@ def facts() -> dict[str, Any]:
         "microarchitecture": _microarchitecture(),
         "cpu_family_model": f"{cpu.get('cpu family', '?')}/{cpu.get('model', '?')}",
         "vector": next((v for v in ("avx512f", "avx2", "avx") if v in flags), None),
-        "matrix": "amx" if "amx_tile" in flags else None,
+        "matrix": matrix_unit(),
         "cpus": os.cpu_count(),
         "usable_cpus": usable_cpus(),
         "cgroup_quota": cgroup_quota(),

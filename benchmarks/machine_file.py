@@ -41,7 +41,8 @@ def ceilings(name: str, hardware: dict[str, Any], threads: int) -> dict[str, Any
     from . import ceilings as measuring
 
     known = load(name).get("ceilings") or {}
-    if str(threads) in known.get("fma_gflops_per_s", {}):
+    kinds = ["fma_gflops_per_s", *(["matrix_gflops_per_s"] if hardware.get("matrix") else [])]
+    if all(str(threads) in known.get(kind, {}) for kind in kinds):
         return known
     found = best_of(known, measuring.measure(threads))
     save(name, hardware=hardware, ceilings=found)

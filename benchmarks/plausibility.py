@@ -1,8 +1,8 @@
 """The last guard against a wrong time: no kernel can be faster than the machine and its own algorithm allow.
 
-The floor of a cell is the larger of two times: the multiply-adds it must do over the measured FMA ceiling,
-and the bytes it must touch over the best measured bandwidth of any cache level. A time below the floor is
-``mistrusted``, however right the output is.
+The floor of a cell is the larger of two times: the multiply-adds it must do over the measured ceiling of FMA
+or matrix units, and the bytes it must touch over the best measured bandwidth of any cache level. A time below
+the floor is ``mistrusted``, however right the output is.
 """
 
 from __future__ import annotations
@@ -38,21 +38,38 @@ def _inside(outputs: int, taps: int, stride: int, dilation: int, before: int, si
     return total
 
 
-def floor_seconds(p: Any, algorithm: str, ceilings: dict[str, Any], threads: int) -> tuple[float, str]:
+# What a float32 problem can have of a CPU's matrix unit, by the accuracy that a kernel promises.
+MATRIX = {"tf32": "three_products", "half": "bfloat16"}
+
+
+def arithmetic(ceilings: dict[str, Any], dtype: str, threads: int, accuracy: str = "elementwise") -> float:
+    """The most GFLOP/s with so many threads: of FMA units, or of a matrix unit at that accuracy; 0 if unknown."""
+    kinds = [("fma_gflops_per_s", dtype)]
+    if dtype == "float32":
+        kinds.append(("matrix_gflops_per_s", MATRIX.get(accuracy, "six_products")))
+    found = [0.0]
+    for kind, name in kinds:
+        rates = ceilings.get(kind, {})  # no number of cores is faster than as many times one
+        found += [rates.get("1", {}).get(name, 0.0) * threads, rates.get(str(threads), {}).get(name, 0.0)]
+    return max(found)
+
+
+def floor_seconds(
+    p: Any, algorithm: str, ceilings: dict[str, Any], threads: int, accuracy: str = "elementwise"
+) -> tuple[float, str]:
     """(seconds, what binds): the least time this machine can take, by its measured ceilings."""
-    n = str(threads)
-    rates = ceilings["fma_gflops_per_s"]
-    alone = rates.get("1", {}).get(p.dtype, 0.0) * threads  # no number of cores is faster than that
-    fma = max(rates.get(n, {}).get(p.dtype, 0.0), alone)
+    n, rate = str(threads), arithmetic(ceilings, p.dtype, threads, accuracy)
     reads = ceilings["read_gb_per_s"].get(n, {})
-    by_arithmetic = useful_flops(p) / SAVINGS[algorithm] / (fma * 1e9) if fma else 0.0
+    by_arithmetic = useful_flops(p) / SAVINGS[algorithm] / (rate * 1e9) if rate else 0.0
     by_bytes = p.min_bytes / (max(reads.values()) * 1e9) if reads else 0.0
-    return max((by_arithmetic, "the FMA ceiling"), (by_bytes, "the bandwidth of the fastest cache"))
+    return max((by_arithmetic, "the arithmetic ceiling"), (by_bytes, "the bandwidth of the fastest cache"))
 
 
-def mistrust(seconds: float, p: Any, algorithm: str, ceilings: dict[str, Any], threads: int) -> str | None:
+def mistrust(
+    seconds: float, p: Any, algorithm: str, ceilings: dict[str, Any], threads: int, accuracy: str = "elementwise"
+) -> str | None:
     """Why a measured time cannot be, in one sentence, or None."""
-    least, what = floor_seconds(p, algorithm, ceilings, threads)
+    least, what = floor_seconds(p, algorithm, ceilings, threads, accuracy)
     if seconds >= SLACK * least:
         return None
     return (

@@ -230,15 +230,40 @@ def test_rule_behind_auto_names_kernels_that_exist():
         ("n1c64h28w28k64r5s5-st3-p2", "packed", "normwise", "numba/register_tile"),
     ],
 )
-def test_rule_knows_layers_scenarios_and_guarantees(problem, scenario, accuracy, first):
+def test_rule_knows_layers_scenarios_and_guarantees(monkeypatch, problem, scenario, accuracy, first):
     """The first that does not refuse; no kernel is offered that guarantees less than was asked."""
     pytest.importorskip("numba", reason="needs numba: pip install numba")
+    monkeypatch.setenv("CONVZOO_MATRIX_UNIT", "none")
     p = Conv2d.parse(problem)
     names = auto.rule(p, "numpy", "cpu", scenario, accuracy)
     for name in names:
         asked = ACCURACIES.index(accuracy)
         assert ACCURACIES.index(catalog.find(name).accuracy) <= asked
     for name in names:
+        try:
+            convzoo.load(name).plan(p)
+        except convzoo.Unsupported:
+            continue
+        assert name == first
+        break
+
+
+@pytest.mark.parametrize(
+    "problem, scenario, accuracy, first",
+    [
+        ("n1c64h56w56k64r1s1", "packed", "elementwise", "numba/amx_6xbf16"),
+        ("n1c64h56w56k64r1s1", "packed", "tf32", "numba/amx_3xbf16"),
+        ("n1c64h56w56k64r1s1", "packed", "half", "numba/amx_bf16"),
+        ("n1c64h56w56k64r1s1", "eager", "elementwise", "numba/unpacked"),
+        ("n1c64h56w56k64r3s3-p1", "packed", "normwise", "numba/winograd"),
+        ("n1c64h56w56k64r1s1-f64", "packed", "elementwise", "numba/pointwise"),
+    ],
+)
+def test_rule_on_a_cpu_with_a_matrix_unit(monkeypatch, problem, scenario, accuracy, first):
+    pytest.importorskip("numba", reason="needs numba: pip install numba")
+    monkeypatch.setenv("CONVZOO_MATRIX_UNIT", "emulated")
+    p = Conv2d.parse(problem)
+    for name in auto.rule(p, "numpy", "cpu", scenario, accuracy):
         try:
             convzoo.load(name).plan(p)
         except convzoo.Unsupported:

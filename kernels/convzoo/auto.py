@@ -21,7 +21,18 @@ def rule(
         return ["cupy/im2col", "cupy/shifted", "cupy/raw_naive"]
     if owner == "numba_cuda":
         return ["numba_cuda/shared_tile", "numba_cuda/coalesced", "numba_cuda/naive"]
-    return [*_rule_for_numpy(p, scenario == "packed", accuracy), "numpy/im2col", "numpy/shifted"]
+    order = _rule_for_numpy(p, scenario == "packed", accuracy)
+    return [*_on_a_matrix_unit(p, scenario, accuracy), *order, "numpy/im2col", "numpy/shifted"]
+
+
+def _on_a_matrix_unit(p: Conv2d, scenario: str, accuracy: str) -> list[str]:
+    """Kernels that refuse a CPU without the unit; packing weights for it takes longer than an eager call."""
+    if p.dtype != "float32" or scenario != "packed" or p.C // p.groups < 32 or p.flops < 1e7:
+        return []
+    own = {"half": ["numba/amx_bf16"], "tf32": ["numba/amx_3xbf16"]}.get(accuracy, [])
+    # with stride 1 Winograd makes 3 x 3 filters cheaper where more than the elementwise guarantee is not asked
+    winograd = accuracy == "normwise" and p.R * p.S > 1 and p.stride == (1, 1)
+    return [*own, *([] if winograd else ["numba/amx_6xbf16"])]
 
 
 def _rule_for_numpy(p: Conv2d, packed: bool, accuracy: str) -> list[str]:

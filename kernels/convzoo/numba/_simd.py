@@ -811,26 +811,33 @@ STREAM = 2**24  # bytes of such a y: more than a last-level cache keeps beside x
 # --- compiling and calling them ----------------------------------------------------------------------
 
 
-@intrinsic(prefer_literal=True)
-def _address(typing, digest, routine, itemsize, lanes, U, V, flag):
-    """The address of a routine, which is written into the module that asks for it."""
-    literals = (routine, itemsize, lanes, U, V, flag)
-    which, size, width, *shape = (kind.literal_value for kind in literals)
-    write = _ROUTINES[which]
-    number = write.__code__.co_argcount - 4  # all but v, U, V and the flag are its arguments
+def addresses(routines):
+    """An intrinsic: the address of one of ``routines``, which is written into the module that asks for it."""
 
-    def code(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.VoidType(), [I64] * number)
-        name = "_".join(["convzoo", write.__name__, *map(str, (size, width, *shape))])
-        f = ir.Function(builder.module, kind, name)
-        f.linkage = "internal"
-        f.attributes.add("noinline")  # inlined, the caller's addresses would compete for registers
-        inside = ir.IRBuilder(f.append_basic_block("entry"))
-        write(Vectors(inside, size, width), *shape, *f.args)
-        inside.ret_void()
-        return builder.ptrtoint(f, I64)
+    @intrinsic(prefer_literal=True)
+    def address(typing, digest, routine, itemsize, lanes, U, V, flag):
+        literals = (routine, itemsize, lanes, U, V, flag)
+        which, size, width, *shape = (kind.literal_value for kind in literals)
+        write = routines[which]
+        number = write.__code__.co_argcount - 4  # all but v, U, V and the flag are its arguments
 
-    return types.int64(digest, *literals), code
+        def code(context, builder, signature, arguments):
+            kind = ir.FunctionType(ir.VoidType(), [I64] * number)
+            name = "_".join(["convzoo", write.__name__, *map(str, (size, width, *shape))])
+            f = ir.Function(builder.module, kind, name)
+            f.linkage = "internal"
+            f.attributes.add("noinline")  # inlined, the caller's addresses would compete for registers
+            inside = ir.IRBuilder(f.append_basic_block("entry"))
+            write(Vectors(inside, size, width), *shape, *f.args)
+            inside.ret_void()
+            return builder.ptrtoint(f, I64)
+
+        return types.int64(digest, *literals), code
+
+    return address
+
+
+_address = addresses(_ROUTINES)
 
 
 @intrinsic
