@@ -290,7 +290,7 @@ def compare(args: argparse.Namespace) -> int:
             sweep.run()
         baseline = args.baseline or summary.default_baseline(cells)
         lines = sweep.summarize(baseline)
-        sentence = summary.verdict_sentence(cells, baseline, sweep.threads, header["machine"])
+        sentence = summary.closing(cells, baseline, sweep.threads, header["machine"])
         ended = "interrupted" if sweep.interrupted else "complete"
         log.add(
             {
@@ -585,7 +585,8 @@ def doctor(args: argparse.Namespace) -> int:
     if args.json:
         emit("doctor", document)
         return FINE
-    from .terminal import bytes_text, console
+    from .terminal import console
+    from .words import bytes_text
 
     out = console()
     out.print(document["machine"], style="bold", markup=False)

@@ -15,11 +15,12 @@ from typing import Any
 from convzoo import Conv2d
 
 from . import ceilings, plausibility
+from .evidence import interval
 from .problems import Layer
 from .processes import Worker
 from .record import OWN, Record, short
 from .stopwatch import Effort
-from .summary import interval, speed, summary
+from .summary import speed, summary
 
 # the host's ceilings say nothing there
 GPU_BACKENDS = ("numba_cuda", "cupy", "torch_cuda", "torch_mps")

@@ -120,7 +120,8 @@ def show(x: dict[str, Any]) -> None:
     """The document of ``explain`` for a person."""
     from rich.table import Table
 
-    from .terminal import bytes_text, console, seconds_text
+    from .terminal import console
+    from .words import bytes_text, seconds_text
 
     out = console()
 
@@ -171,7 +172,7 @@ def _cost_rows(costs: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _bound_rows(x: dict[str, Any]) -> list[tuple[str, str]]:
-    from .terminal import bytes_text, seconds_text
+    from .words import bytes_text, seconds_text
 
     useful = f"{x['useful_flops'] / 1e6:.4g} MFLOP ({x['flops'] / 1e6:.4g} with padding)"
     least = f"{bytes_text(x['min_bytes'])} at least"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from .terminal import console, seconds_text
+from .terminal import console
+from .words import seconds_text
 
 MARKDOWN_LIMIT = 65_000  # characters; the sites that show pull requests refuse a little more
 TIMED = ("slower", "faster", "cannot tell")

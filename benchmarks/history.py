@@ -172,7 +172,8 @@ def sentence(every: list[Series], found: list[Step]) -> str:
 def show(every: list[Series], found: list[Step]) -> None:
     from rich.table import Table
 
-    from .terminal import console, seconds_text
+    from .terminal import console
+    from .words import seconds_text
 
     out = console()
     if found:

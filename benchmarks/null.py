@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from .compare import Cell, Preset, Sweep
+from .evidence import interval, speeds
 from .problems import resolve
 from .record import Record
 from .stopwatch import Effort
-from .summary import interval, ratios
 
 KERNELS = ("numba/direct", "numba/im2col", "numpy/im2col", "torch_cpu/builtin", "torch_cpu/packed")
 PROBLEMS = ("n1c4h12w12k4r3s3-p1", "n1c3h128w128k4r5s5", "n1c64h56w56k64r3s3-p1", "n1c256h14w14k256r3s3-p1")
@@ -40,7 +40,7 @@ def experiment(threads: int, rounds: int, progress: Any, kernels: list[str], tim
         log.close()
     pairs = []
     for a, b in twins:
-        values = ratios(a, b)
+        values = speeds(a.medians, b.medians)
         if not values:
             continue
         low, high, confidence = interval(values)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os.path
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,27 @@ class Layer:
     name: str
     problem: Conv2d
     count: int = 1
+
+
+@cache
+def problem_of(name: str) -> Conv2d | None:
+    """The problem of that name, or None where it is none of this version's."""
+    try:
+        return Conv2d.parse(name)
+    except (ValueError, OverflowError):
+        return None
+
+
+def kind(name: str) -> str:
+    """Layout, type and batch of a problem: those of one kind may be ranked together."""
+    p = problem_of(name)
+    return f"{p.layout}, {p.dtype}, batch {p.N}" if p else "other problems"
+
+
+def order_of_kinds(name: str) -> tuple[str, str, int, str]:
+    """Sorts the kinds of problems: NCHW first, and small batches first."""
+    p = problem_of(name)
+    return (p.layout, p.dtype, p.N, "") if p else ("~", "", 0, name)
 
 
 def _layers(text: str) -> list[Layer]:

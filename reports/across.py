@@ -15,10 +15,13 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
-from . import evidence, limits, standing, views
-from . import wording as say
+from benchmarks import evidence
+from benchmarks import words as say
+from benchmarks.evidence import Race
+from benchmarks.problems import problem_of
+
+from . import limits, standing, views
 from .cells import Cell, Run
-from .standing import Race
 from .values import mapping, number, sequence, text
 
 FACTS = {
@@ -120,7 +123,7 @@ def _ceilings(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _scenario(runs: Sequence[Run], scenario: str) -> dict[str, Any] | None:
-    races = [{race.problem: race for race in standing.races(run, scenario) if race.ranked} for run in runs]
+    races = [{race.problem: race for race in evidence.races(run.cells, scenario) if race.ranked} for run in runs]
     counted = dict.fromkeys(problem for each in races for problem in each)
     shared = [p for p in counted if sum(p in each for each in races) > 1]
     if not shared:
@@ -235,7 +238,7 @@ def _means(runs: Sequence[Run], cells: Sequence[Sequence[Cell]]) -> list[dict[st
 
 def share(run: Run, cell: Cell) -> float | None:
     """GFLOP/s over what this machine's measured ceilings allow for the problem; None where none were measured."""
-    problem = limits.problem_of(cell.problem)
+    problem = problem_of(cell.problem)
     roof = limits.roof(run, problem, cell.device) if problem else None
     return cell.gflops_per_s / roof.gflops_per_s if roof and cell.gflops_per_s else None
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from . import wording as say
+from benchmarks import words as say
+
 from .pick import Wish
 
 MOST = 12  # rows of one table; --json has them all

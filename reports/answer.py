@@ -3,125 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from . import evidence, standing
+from benchmarks import evidence
+from benchmarks.evidence import GUARANTEES, keeps
+from benchmarks.problems import order_of_kinds
+
 from .cells import Cell, Run
-from .limits import kind, order_of_kinds
-from .standing import GUARANTEES, Race, keeps
-
-Interval = tuple[float, float, float]  # median, low, high
-
-
-@dataclass(frozen=True)
-class Winner:
-    """The fastest kernel over all problems of a group, among those that guarantee at least ``need``."""
-
-    need: str
-    kernel: str | None  # None where no such kernel ran on all of them
-    guarantee: str
-    rounds: int  # that it has on every problem; an interval is over these
-    speed: Interval | None  # against the baseline, geometric mean
-    ties: list[str]
-    ahead: Interval | None  # of the next kernel that is told apart
-    next: str
-    chosen: Interval | None  # the fastest kernel of each problem, against the baseline
-    wins: dict[str, int]  # kernel -> problems on which it is the fastest
-
-
-@dataclass(frozen=True)
-class Group:
-    """Problems of one scenario, layout, type and batch, on one device: what may be ranked together."""
-
-    device: str
-    scenario: str
-    kind: str
-    races: list[Race]
-    thin: list[Race]  # with too few rounds to tell anything, and so not among the races
-    baseline: str | None
-    winners: list[Winner] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return f"{self.device}, {self.scenario}, {self.kind}"
-
-
-def groups(run: Run) -> list[Group]:
-    """Groups of two problems or more; where there is none, those of one."""
-    found: dict[tuple[str, str, str], list[Race]] = {}
-    for scenario in run.scenarios:
-        for race in standing.races(run, scenario):
-            for device in ("cpu", "cuda", "mps"):
-                mine = [c for c in race.ranked if c.device == device]
-                if mine:
-                    part = Race(race.problem, scenario, mine, [])
-                    found.setdefault((device, scenario, kind(race.problem)), []).append(part)
-    wide = {key: races for key, races in found.items() if len(races) > 1} or found
-    order = sorted(wide.items(), key=lambda kv: order_of_kinds(kv[1][0].problem))
-    order.sort(key=lambda kv: run.scenarios.index(kv[0][1]))
-    return [_group(run, key, races) for key, races in order]
-
-
-def _group(run: Run, key: tuple[str, str, str], races: list[Race]) -> Group:
-    thin = [r for r in races if max(len(c.rounds) for c in r.ranked) < evidence.FEWEST]
-    if len(thin) == len(races):
-        thin = []
-    races = [r for r in races if r not in thin]
-    baseline = _baseline(run, races)
-    needs = [g for g in GUARANTEES if any(c.accuracy == g for race in races for c in race.ranked)]
-    return Group(*key, races, thin, baseline, [winner(races, need, baseline) for need in needs])
-
-
-def _baseline(run: Run, races: Sequence[Race]) -> str | None:
-    """The run's baseline; on a device where it did not run, the kernel that ran on most problems."""
-    every = [c.kernel for race in races for c in race.ranked]
-    if run.baseline in every:
-        return run.baseline
-    builtin = [k for k in every if k.endswith("/builtin")]
-    return max(sorted(set(builtin or every)), key=every.count, default=None)
-
-
-def winner(races: Sequence[Race], need: str, baseline: str | None) -> Winner:
-    cells = [{c.kernel: c for c in race.ranked} for race in races]
-    full = set.intersection(*(set(each) for each in cells))
-    fit = [k for k in sorted(full) if all(keeps(each[k], need) for each in cells)]
-    took = {k: [each[k].rounds for each in cells] for k in fit}
-    base = [each[baseline].rounds for each in cells] if baseline and baseline in full else None
-
-    def speed(slow: Sequence[evidence.Rounds], quick: Sequence[evidence.Rounds]) -> Interval | None:
-        return evidence.summary(evidence.mean_speeds(list(zip(slow, quick, strict=True))))
-
-    def time(kernel: str) -> float:
-        return evidence.geometric([each[kernel].seconds for each in cells])
-
-    ranked = sorted(fit, key=lambda k: (time(k), k))
-    best = ranked[0] if ranked else None
-    ties, after = [], None
-    for rival in ranked[1:]:
-        values = evidence.mean_speeds(list(zip(took[rival], took[ranked[0]], strict=True)))
-        if evidence.certain(values):
-            after = (rival, evidence.summary(values))
-            break
-        ties.append(rival)
-    rounds = len(set.intersection(*(set(r) for r in took[best]))) if best else 0
-    fastest = [race.fastest(need) for race in races]
-    wins: dict[str, int] = {}
-    for cell in fastest:
-        if cell:
-            wins[cell.kernel] = wins.get(cell.kernel, 0) + 1
-    whole = [c.rounds for c in fastest if c]
-    return Winner(
-        need,
-        best,
-        cells[0][best].accuracy if best else "",
-        rounds,
-        speed(base, took[best]) if base and best else None,
-        ties,
-        after[1] if after else None,
-        after[0] if after else "",
-        speed(base, whole) if base and len(whole) == len(races) else None,
-        dict(sorted(wins.items(), key=lambda kv: (-kv[1], kv[0]))),
-    )
 
 
 @dataclass(frozen=True)

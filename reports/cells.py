@@ -13,7 +13,8 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from . import evidence
+from benchmarks import evidence
+
 from .values import mapping, number, sequence, text
 
 GROUPS = {
@@ -25,7 +26,6 @@ GROUPS = {
     "unsupported": "skipped",
     "unavailable": "skipped",
 }
-DEVICES = {"numba_cuda": "cuda", "cupy": "cuda", "torch_cuda": "cuda", "torch_mps": "mps"}  # else the CPU
 BELOW = -math.ulp(0)  # what no size, error or time is: 0 itself is fine
 SHORTEST = 1e-12  # seconds; no clock here tells less, and a ratio of two times stays finite
 MOST_ROUNDS, MOST_SAMPLES = 200, 100  # what is kept of a cell; more says nothing more to a reader
@@ -78,7 +78,7 @@ class Cell:
 
     @property
     def device(self) -> str:
-        return DEVICES.get(self.backend, "cpu")
+        return evidence.device(self.kernel)
 
     @property
     def gflops_per_s(self) -> float | None:
@@ -99,7 +99,6 @@ class Run:
     cells: list[Cell]
     baseline: str | None
     ended: str  # complete, interrupted, or cut off where the record has no end
-    sentence: str
     libraries: dict[str, dict[str, str]]
     imports: dict[str, float] = field(default_factory=dict)  # seconds, by backend
     networks: Networks = field(default_factory=dict)

@@ -15,14 +15,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks import evidence
+from benchmarks.problems import order_of_kinds
 from benchmarks.record import OWN
+from benchmarks.words import listed, plural
 
-from . import evidence, limits
 from .cells import Cell, Networks, Run, against
 from .cores import each
 from .load import Glance, glance, load
 from .values import Unreadable, mapping, text
-from .wording import listed, plural
 
 ROOM = Path(__file__).resolve().parent
 EVERY = (ROOM / "records", OWN / "records")
@@ -160,7 +161,7 @@ def _in_order(races: Iterable[Race], group: list[Glance]) -> list[Race]:
         if race[0] not in network:
             return (len(FIRST) + 1, place[race])
         packed_first = race[1] != "packed"
-        return (network[race[0]], limits.order_of_kinds(race[0]), packed_first, place[race])
+        return (network[race[0]], order_of_kinds(race[0]), packed_first, place[race])
 
     return sorted(races, key=key)
 
@@ -183,14 +184,7 @@ def _joined(sources: list[Run], cells: list[Cell]) -> Run:
     other = {run.name: run for run in sources if run.baseline != baseline}
     cells = [_rebased(c, other[c.source], baseline) if c.source in other else c for c in cells]
     return replace(
-        newest,
-        cells=cells,
-        sources=sources,
-        networks=networks,
-        libraries=libraries,
-        imports=imports,
-        baseline=baseline,
-        sentence=newest.sentence,
+        newest, cells=cells, sources=sources, networks=networks, libraries=libraries, imports=imports, baseline=baseline
     )
 
 

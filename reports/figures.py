@@ -10,10 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks import evidence
+from benchmarks import words as say
+from benchmarks.evidence import GUARANTEES
+from benchmarks.problems import problem_of
+
 from . import limits, standing
-from . import wording as say
 from .cells import Cell, Run
-from .standing import GUARANTEES
 
 INK, QUIET, RULE, PAPER = "#22262b", "#59626d", "#d5d9de", "#ffffff"
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
@@ -169,7 +172,7 @@ def roofline(run: Run, scenario: str) -> Any:
     """Effective GFLOP/s against FLOP per compulsory byte, under the measured ceilings."""
     top, reads = limits.arithmetic(run, "float32"), limits.bandwidths(run)
     cells = [c for c in run.of(scenario=scenario) if c.gflops_per_s and c.device == "cpu"]
-    known = {c.problem: p for c in cells if (p := limits.problem_of(c.problem)) and p.dtype == "float32"}
+    known = {c.problem: p for c in cells if (p := problem_of(c.problem)) and p.dtype == "float32"}
     cells = [c for c in cells if c.problem in known]
     if top is None or not reads or len({c.problem for c in cells}) < 2:
         return None
@@ -191,7 +194,7 @@ def roofline(run: Run, scenario: str) -> Any:
             label=f"from {level} {say.plain(rate)} GB/s",
         )
     axes.plot([first, last], [top, top], color=INK, linewidth=1.4, label=f"multiply-adds {say.plain(top)} GFLOP/s")
-    best = {id(race.best) for race in standing.races(run, scenario)}
+    best = {id(race.best) for race in evidence.races(run.cells, scenario)}
     looks: dict[tuple[bool, bool, str], list[Cell]] = {}
     for cell in cells:
         looks.setdefault((id(cell) in best, cell.effective, color(cell)), []).append(cell)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
+from benchmarks.problems import problem_of
 from convzoo.problem import Conv2d
 
 from .cells import Run
@@ -28,26 +28,6 @@ class Roof:
 
     gflops_per_s: float
     binds: str  # "arithmetic", or the level of the memory
-
-
-@cache
-def problem_of(name: str) -> Conv2d | None:
-    try:
-        return Conv2d.parse(name)
-    except (ValueError, OverflowError):
-        return None
-
-
-def kind(name: str) -> str:
-    """Layout, type and batch of a problem: those of one kind may be ranked together."""
-    p = problem_of(name)
-    return f"{p.layout}, {p.dtype}, batch {p.N}" if p else "other problems"
-
-
-def order_of_kinds(name: str) -> tuple[str, str, int, str]:
-    """Sorts the kinds of problems: NCHW first, and small batches first."""
-    p = problem_of(name)
-    return (p.layout, p.dtype, p.N, "") if p else ("~", "", 0, name)
 
 
 def threads(run: Run) -> str:

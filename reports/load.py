@@ -11,16 +11,14 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
+from benchmarks.evidence import FEWEST, default_baseline
+from benchmarks.problems import kind
 from benchmarks.record import corrected
 
 from .cells import SHORTEST, Cell, Networks, Run, against, assemble
-from .evidence import FEWEST
-from .limits import kind
 from .values import Unreadable, mapping, number, sequence, text
 
 SCHEMA, VERSION = "convzoo.record/", 1
-# What most people call today; the rule by which a run chooses its baseline when nobody names one.
-USUAL = ("torch_cuda/builtin", "torch_mps/builtin", "torch_cpu/builtin", "numpy/im2col")
 
 
 def load(path: Path) -> Run:
@@ -51,7 +49,6 @@ def load(path: Path) -> Run:
         [replace(c, source=name) for c in told],
         baseline,
         text(end.get("status"), "cut off"),
-        text(end.get("sentence")),
         libraries,
         imports,
         _networks(header),
@@ -180,4 +177,4 @@ def _baseline(lines: Iterable[dict[str, Any]], header: dict[str, Any], cells: li
     ran = [c.kernel for c in cells if c.ran]
     words = [text(word) for word in sequence(header.get("command"))]
     told = [b for a, b in pairwise(words) if a == "--baseline"]
-    return next((k for k in (*told, *USUAL) if k in ran), ran[0] if ran else None)
+    return next((k for k in told if k in ran), default_baseline(ran))

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import words as say
+
 from . import regressions, standing, tables, views
-from . import wording as say
 from .cells import Run
 from .collect import Findings
 from .figures import Drawn

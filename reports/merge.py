@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import words as say
 from benchmarks.record import OWN, named
 
 from . import vet
-from . import wording as say
 from .values import Unreadable, mapping, number, text
 from .vet import Refused
 

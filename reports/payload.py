@@ -13,10 +13,12 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from benchmarks.evidence import GUARANTEES, strength
+from benchmarks.problems import problem_of
+
 from . import limits, views
 from .cells import Cell, Run
-from .limits import problem_of
-from .standing import GUARANTEES, reason
+from .standing import reason
 from .timeline import Step, Track, kept
 
 FINE, COARSE = 1e5, 2e3  # steps of a logarithm
@@ -149,7 +151,7 @@ def _columns(run: Run, kernels: Words, problems: Words, reasons: Words, marks: W
                 short(n.get("workspace"), 6),
                 *(short(n.get(f"{k}_seconds"), 3) for k in ("plan", "pack", "transfer", "first", "device")),
                 marks.at(_fingerprint(c)) if c.fingerprint else None,
-                GUARANTEES.index(c.accuracy) if c.accuracy in GUARANTEES else len(GUARANTEES),
+                strength(c.accuracy),
             )
         )
     turned = list(zip(*rows, strict=True)) if rows else [()] * len(COLUMNS)

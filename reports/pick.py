@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks import evidence
+from benchmarks import words as say
+from benchmarks.evidence import GUARANTEES
+from benchmarks.problems import problem_of
 from convzoo.problem import Conv2d, read_problems
 
-from . import evidence, limits, standing, views
-from . import wording as say
+from . import standing, views
 from .cells import Cell, Run
-from .standing import GUARANTEES
 from .values import Unreadable, mapping, number, sequence, text
 
 
@@ -43,7 +45,7 @@ def wish(word: str, runs: Sequence[Run], accuracy: str, scenario: str, layout: s
     changes: dict[str, Any] = {"layout": layout} if layout else {}
     changes |= {"N": batch} if batch is not None else {}
     found = [
-        replace(layer, problem=str(replace(known, **changes))) if (known := limits.problem_of(layer.problem)) else layer
+        replace(layer, problem=str(replace(known, **changes))) if (known := problem_of(layer.problem)) else layer
         for layer in _layers(word, runs)
     ]
     flags = [
@@ -99,7 +101,7 @@ def sets(runs: Sequence[Run]) -> dict[str, list[Layer]]:
 
 def _plain(problem: str) -> str:
     """One image, NCHW: as a set is named, whatever batch and layout a record measured it with."""
-    known = limits.problem_of(problem)
+    known = problem_of(problem)
     return str(replace(known, N=1, layout="nchw")) if known else problem
 
 
@@ -116,13 +118,12 @@ def _only(words: list[str]) -> str:
 
 def answer(run: Run, wanted: Wish) -> dict[str, Any]:
     """The answer of one machine, in plain values."""
-    races = {race.problem: race for race in standing.races(run, wanted.scenario)}
-    weakest = GUARANTEES.index(wanted.accuracy)
-    layers = [_layer(layer, races.get(layer.problem), weakest) for layer in wanted.layers]
+    races = {race.problem: race for race in evidence.races(run.cells, wanted.scenario)}
+    layers = [_layer(layer, races.get(layer.problem), wanted.accuracy) for layer in wanted.layers]
     measured = [x for x in layers if x["kernel"]]
     missing = [x for x in layers if not x["kernel"]]
     cells = {
-        layer.problem: {c.kernel: c for c in races[layer.problem].ranked if standing.strength(c) <= weakest}
+        layer.problem: {c.kernel: c for c in races[layer.problem].ranked if evidence.keeps(c, wanted.accuracy)}
         for layer in wanted.layers
         if layer.problem in races
     }
@@ -147,8 +148,8 @@ def answer(run: Run, wanted: Wish) -> dict[str, Any]:
     }
 
 
-def _layer(layer: Layer, race: standing.Race | None, weakest: int) -> dict[str, Any]:
-    fit = [c for c in race.ranked if standing.strength(c) <= weakest] if race else []
+def _layer(layer: Layer, race: evidence.Race[Cell] | None, need: str) -> dict[str, Any]:
+    best = race.fastest(need) if race else None
     found: dict[str, Any] = {
         "layer": layer.name,
         "problem": layer.problem,
@@ -158,12 +159,9 @@ def _layer(layer: Layer, race: standing.Race | None, weakest: int) -> dict[str, 
         "next": None,
         "weaker": [],
     }
-    if not race or not fit:
+    if not race or not best:
         tried = bool(race and race.others) or bool(race and race.ranked)
         return found | {"why": "no kernel with that guarantee ran" if tried else "not measured on this machine"}
-    best = fit[0]
-    tied = [c for c in fit[1:] if not evidence.told_apart(best.rounds, c.rounds)]
-    behind = next((c for c in fit[1:] if c not in tied), None)
     return found | {
         "kernel": best.kernel,
         "guarantee": best.accuracy,
@@ -172,13 +170,13 @@ def _layer(layer: Layer, race: standing.Race | None, weakest: int) -> dict[str, 
         "high": best.high,
         "confidence": best.confidence,
         "rounds": int(best.numbers["rounds"] or 0),
-        "contestants": len(fit),
-        "tied": [c.kernel for c in tied],
-        "next": _margin(best, behind),
+        "contestants": sum(evidence.keeps(c, need) for c in race.ranked),
+        "tied": [c.kernel for c in race.ties(need)],
+        "next": _margin(best, race.runner_up(need)),
         "weaker": [
             {"kernel": c.kernel, "guarantee": c.accuracy, "seconds": c.seconds}
             for c in race.ranked
-            if standing.strength(c) > weakest and c.seconds < best.seconds
+            if not evidence.keeps(c, need) and c.seconds < best.seconds
         ],
         "record": best.source,
     }
@@ -202,7 +200,7 @@ def _margin(best: Cell, behind: Cell | None) -> dict[str, Any] | None:
     }
 
 
-def _weaker(wanted: Wish, races: dict[str, standing.Race]) -> list[dict[str, Any]]:
+def _weaker(wanted: Wish, races: dict[str, evidence.Race]) -> list[dict[str, Any]]:
     """What the best of each layer takes together where less accuracy will do, as far as that buys anything."""
     found: list[dict[str, Any]] = []
     before = None
@@ -210,7 +208,7 @@ def _weaker(wanted: Wish, races: dict[str, standing.Race]) -> list[dict[str, Any
         total = 0.0
         for layer in wanted.layers:
             race = races.get(layer.problem)
-            fit = [c for c in race.ranked if standing.strength(c) <= weakest] if race else []
+            fit = [c for c in race.ranked if evidence.strength(c.accuracy) <= weakest] if race else []
             total += layer.count * fit[0].seconds if fit else 0.0
         if before is not None and total < before:
             found.append({"accuracy": GUARANTEES[weakest], "seconds": total})
@@ -332,13 +330,13 @@ def _doubts(
 
 def _near(missing: list[dict[str, Any]], cells: dict[str, dict[str, Cell]], run: Run, wanted: Wish) -> list[str]:
     """Layers that were not measured, but are, but for the bias or the batch, one that was."""
-    races = {race.problem: race for race in standing.races(run, wanted.scenario)}
+    races = {race.problem: race for race in evidence.races(run.cells, wanted.scenario)}
     found = []
     for x in missing:
-        known = limits.problem_of(x["problem"])
+        known = problem_of(x["problem"])
         alone = known and replace(known, N=1, bias=True)
         for name, race in races.items():
-            other = limits.problem_of(name)
+            other = problem_of(name)
             if name in cells or race.best is None or other is None:
                 continue
             if replace(other, N=1, bias=True) == alone:
@@ -349,7 +347,7 @@ def _near(missing: list[dict[str, Any]], cells: dict[str, dict[str, Cell]], run:
 
 def _absent(run: Run, wanted: Wish) -> list[str]:
     """Libraries that were asked for and could not run on the machine at all."""
-    races = [r for r in standing.races(run, wanted.scenario) if r.problem in {x.problem for x in wanted.layers}]
+    races = [r for r in evidence.races(run.cells, wanted.scenario) if r.problem in {x.problem for x in wanted.layers}]
     ran = {c.backend for race in races for c in race.ranked}
     why: dict[str, str] = {}
     for race in races:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from . import wording as say
+from benchmarks import words as say
+
 from .values import mapping, number, sequence, text
 
 FAILURES = ("slower", "newly wrong", "newly failing")

@@ -13,11 +13,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from . import evidence
-from . import wording as say
+from benchmarks import evidence
+from benchmarks import words as say
+from benchmarks.problems import problem_of
+
 from .across import share
 from .cells import Cell, Run
-from .limits import arithmetic, problem_of
+from .limits import arithmetic
 from .load import load
 from .standing import races
 from .values import Unreadable

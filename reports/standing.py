@@ -4,89 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from . import evidence
+from benchmarks import evidence
+from benchmarks.problems import kind
+
 from .cells import Cell, Run
-from .limits import kind
-
-# Strongest first, each contains the one before it. Nobody wins by computing less than was asked.
-GUARANTEES = ("elementwise", "tilewise", "normwise", "tf32", "half")
-
 
 ENOUGH = 0.75  # of the problems: a page that shows these shows all
-
-
-def strength(cell: Cell) -> int:
-    """0 for the strongest guarantee; one that is not known counts as the weakest."""
-    return GUARANTEES.index(cell.accuracy) if cell.accuracy in GUARANTEES else len(GUARANTEES)
-
-
-def keeps(cell: Cell, need: str) -> bool:
-    """Whether the cell guarantees at least ``need``."""
-    return strength(cell) <= GUARANTEES.index(need)
-
-
-@dataclass(frozen=True)
-class Race:
-    """All cells of one problem in one scenario, quickest first."""
-
-    problem: str
-    scenario: str
-    ranked: list[Cell]
-    others: list[Cell]  # without a time
-
-    @property
-    def layer(self) -> str:
-        return (self.ranked or self.others)[0].layer
-
-    @property
-    def flops(self) -> float | None:
-        return (self.ranked or self.others)[0].flops
-
-    @property
-    def best(self) -> Cell | None:
-        """The quickest of those with the strongest guarantee that is here at all."""
-        return min(self.ranked, key=lambda c: (strength(c), c.seconds), default=None)
-
-    def fastest(self, need: str) -> Cell | None:
-        """The quickest of those that guarantee at least ``need``."""
-        return next((c for c in self.ranked if keeps(c, need)), None)
-
-    def ties(self, need: str) -> list[Cell]:
-        """Kernels that these rounds cannot tell from the fastest with that guarantee."""
-        best = self.fastest(need)
-        return [
-            c
-            for c in self.ranked
-            if best and c is not best and keeps(c, need) and not evidence.told_apart(best.rounds, c.rounds)
-        ]
-
-    def runner_up(self, need: str) -> Cell | None:
-        """The quickest of those that are told apart from the fastest."""
-        best, level = self.fastest(need), self.ties(need)
-        return next((c for c in self.ranked if keeps(c, need) and c is not best and c not in level), None)
-
-    @property
-    def level(self) -> list[Cell]:
-        """Kernels with the best one's guarantee that these rounds cannot tell from it."""
-        best = self.best
-        return [
-            c
-            for c in self.ranked
-            if best
-            and c is not best
-            and strength(c) == strength(best)
-            and not evidence.told_apart(best.rounds, c.rounds)
-        ]
-
-    @property
-    def weaker(self) -> list[Cell]:
-        """Kernels that were quicker than the best one, with a weaker guarantee."""
-        best = self.best
-        if best is None:
-            return []
-        return [c for c in self.ranked if c.seconds < best.seconds and strength(c) > strength(best)]
 
 
 def same_suite(runs: Sequence[Run]) -> list[Run]:
@@ -106,17 +31,6 @@ def foremost(run: Run, scenario: str) -> tuple[Run, str]:
         return run, scenario
     cells = [c for c in run.cells if kind(c.problem) == most]
     return replace(run, cells=cells), f"{scenario}, {most}, {kinds[most]} of {len(problems)} problems"
-
-
-def races(run: Run, scenario: str) -> list[Race]:
-    found = []
-    for problem in run.problems:
-        cells = run.of(problem=problem, scenario=scenario)
-        if cells:
-            ranked = sorted((c for c in cells if c.ran), key=lambda c: (c.seconds, c.kernel))
-            others = sorted((c for c in cells if not c.ran), key=lambda c: (c.group, c.kernel))
-            found.append(Race(problem, scenario, ranked, others))
-    return found
 
 
 def overall(run: Run, scenario: str, kernel: str) -> tuple[float, float, float] | None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import evidence, standing
-from . import wording as say
+from benchmarks import evidence
+from benchmarks import words as say
+from benchmarks.evidence import Race
+
+from . import standing
 from .cells import Run
-from .standing import Race
 
 
 def winners(run: Run, scenario: str) -> list[dict[str, Any]]:
     """For each problem the fastest of the strongest guarantee, its margin, and how sure that is."""
     rows = []
-    for race in standing.races(run, scenario):
+    for race in evidence.races(run.cells, scenario):
         best = race.best
         if best is None:
             continue
-        after = race.runner_up(best.accuracy) if best.accuracy in standing.GUARANTEES else None
+        after = race.runner_up(best.accuracy)
         ahead = evidence.summary(evidence.speeds(after.rounds, best.rounds)) if after else None
         rows.append(
             {
@@ -57,7 +59,7 @@ def _certainty(race: Race, rounds: int, ahead: tuple[float, float, float] | None
 
 def matrix(run: Run, scenario: str, most: int = 8) -> dict[str, Any]:
     """Kernels by the first ``most`` problems; kernels with nothing to run there stand apart."""
-    races = standing.races(run, scenario)
+    races = evidence.races(run.cells, scenario)
     shown = races[:most]
     rows = [_row(run, shown, kernel) for kernel in standing.ordered(run, scenario)]
     heads = [{"layer": r.layer, "problem": r.problem} for r in shown]

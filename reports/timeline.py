@@ -17,11 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.words import plural_of
+
 from .cells import flat
 from .cores import each
 from .load import Glance
 from .values import mapping, number, text
-from .wording import plural_of
 
 SMALLEST = 0.02  # a smaller change of level is no step
 MOST_STEPS = 500

@@ -18,9 +18,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks import evidence
 from benchmarks.record import ABSOLUTE, IDENTITY, METHOD, SUITE
 
-from . import evidence
 from .cells import GROUPS, SHORTEST
 from .load import read_lines
 from .values import Unreadable, mapping, number, sequence, text

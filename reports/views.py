@@ -7,11 +7,12 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks import evidence
+from benchmarks import words as say
+from benchmarks.evidence import Group, Winner
 from benchmarks.record import errata
 
-from . import answer, evidence, standing
-from . import wording as say
-from .answer import Group, Interval, Winner
+from . import answer, standing
 from .cells import Cell, Run
 from .values import mapping, number, sequence, text
 
@@ -25,7 +26,7 @@ def page(run: Run, number: int) -> dict[str, Any]:
         "label": label(run),
         "name": ", ".join(r.name for r in run.sources or [run]),
         "facts": facts(run),
-        "headlines": [headline(group) for group in answer.groups(run)],
+        "headlines": [headline(group) for group in evidence.groups(run.cells, run.baseline)],
         "networks": networks(answer.networks(run)),
         "sentences": sentences(run),
         "notices": notices(run),
@@ -83,42 +84,24 @@ def headline(group: Group) -> dict[str, Any]:
 
 def _line(w: Winner, group: Group) -> dict[str, Any]:
     sure = w.ahead is not None and not w.ties
-    if w.kernel is None:
-        words, margin = "no kernel with this guarantee ran on all of these problems", ""
-    elif sure and w.ahead:
-        words, margin = "", f"{say.speed_text(w.ahead[0])} ({_ends(w.ahead)}) ahead of {w.next}"
-    elif w.ties and w.rounds < evidence.FEWEST:
-        words, margin = ("", f"all of these problems share {say.plural(w.rounds, 'round')}, too few to tell")
-    elif w.ties:
-        words = ""
-        margin = f"cannot be told from {say.listed(w.ties)}"
-        margin += f"; {say.speed_text(w.ahead[0])} ({_ends(w.ahead)}) ahead of {w.next}" if w.ahead else ""
-    else:
-        words, margin = "", "no other kernel ran on all of these problems"
-    speed = f"{say.speed_text(w.speed[0])} ({_ends(w.speed, w.rounds)})" if w.kernel and w.speed else ""
+    words = "" if w.kernel else "no kernel with this guarantee ran on all of these problems"
+    speed = f"{say.speed_text(w.speed[0])} ({evidence.ends(w.speed, w.rounds)})" if w.kernel and w.speed else ""
     if speed and w.kernel == group.baseline:
         speed = "the baseline"
     chosen = ""
     if len(w.wins) > 1 and w.chosen and (w.speed is None or w.chosen[0] > w.speed[0]):
         who = say.listed([f"{k} on {n}" for k, n in w.wins.items()], 4)
-        chosen = f"{say.speed_text(w.chosen[0])} ({_ends(w.chosen, w.rounds)}): {who}"
+        chosen = f"{say.speed_text(w.chosen[0])} ({evidence.ends(w.chosen, w.rounds)}): {who}"
     return {
         "need": w.need,
         "kernel": w.kernel or "",
         "guarantee": w.guarantee,
         "speed": speed,
         "sure": sure,
-        "margin": margin,
+        "margin": evidence.margin(w) if w.kernel else "",
         "choice": chosen,
         "words": words or w.kernel,
     }
-
-
-def _ends(interval: Interval, rounds: int = evidence.FEWEST) -> str:
-    """Both ends; of one round, that it is one, because one has no interval."""
-    if rounds == 1:
-        return "1 round"
-    return f"{say.speed_text(interval[1], '')}–{say.speed_text(interval[2])}"
 
 
 def networks(found: Sequence[answer.Network]) -> list[dict[str, Any]]:
@@ -171,19 +154,16 @@ def commit(run: Run) -> str:
 
 
 def sentences(run: Run) -> list[str]:
-    """What each record said of itself at its end."""
+    """What the rounds of each record say together."""
     found = []
     for r in run.sources or [run]:
-        ran = sum(c.ran for c in r.cells)
-        if r.sentence:
-            found.append(r.sentence)
-        elif r.ended == "cut off":
+        if r.ended == "cut off":
+            ran = sum(c.ran for c in r.cells)
             found.append(
                 f"The run was cut off before it could say who won; {say.plural(ran, 'cell')} had been timed, and "
                 "the medians are computed from the rounds that were kept."
             )
-        else:
-            found.append("The record holds no sentence on who won.")
+        found.append(evidence.closing(evidence.groups(r.cells, r.baseline), r.said("threads"), r.machine))
     return list(dict.fromkeys(found))
 
 

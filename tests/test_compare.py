@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compare, processes, record, summary
+from benchmarks import compare, evidence, processes, record, summary
 from benchmarks.problems import resolve
 from benchmarks.stopwatch import Effort
 
@@ -35,7 +35,7 @@ def test_interval_has_the_confidence_it_states():
         held, stated = 0, 0.0
         for _ in range(2000):
             values = [math.exp(rng.gauss(0, 1)) for _ in range(n)]
-            low, high, stated = summary.interval(values)
+            low, high, stated = evidence.interval(values)
             held += low <= 1 <= high
         assert held / 2000 == pytest.approx(stated, abs=0.03)
         if n >= 6:
@@ -43,8 +43,8 @@ def test_interval_has_the_confidence_it_states():
 
 
 def test_interval_of_few_rounds_is_their_range():
-    assert summary.interval([3.0, 1.0, 2.0]) == (1.0, 3.0, 0.75)
-    assert summary.interval([5.0]) == (5.0, 5.0, 0.0)
+    assert evidence.interval([3.0, 1.0, 2.0]) == (1.0, 3.0, 0.75)
+    assert evidence.interval([5.0]) == (5.0, 5.0, 0.0)
 
 
 @pytest.fixture

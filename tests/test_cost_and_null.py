@@ -5,7 +5,7 @@ import random
 import pytest
 
 from benchmarks import cost, null
-from benchmarks.summary import interval
+from benchmarks.evidence import interval
 
 
 def line(kernel, start, run):

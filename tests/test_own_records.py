@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from invented import CEILINGS, HARDWARE, written
 
-from benchmarks import hardware, machine_file, record
+from benchmarks import evidence, hardware, machine_file, record
 from reports import __main__ as command
-from reports import standing, views
+from reports import views
 from reports.load import load
 from reports.merge import publish
 from reports.values import Unreadable
@@ -172,11 +172,11 @@ def test_errata_correct_what_a_record_claims(tmp_path):
         (cell,) = run.of(kernel="numba/winograd_small", problem="n1c3h128w128k4r5s5")
         assert cell.accuracy == keeps
         assert any("claimed elementwise, and keeps tilewise" in words for words in views.notices(run)) == (suite == 2)
-        (race,) = (r for r in standing.races(run, "packed") if r.problem == cell.problem)
+        (race,) = (r for r in evidence.races(run.cells, "packed") if r.problem == cell.problem)
         assert race.best.kernel == ("numba/direct" if suite == 2 else "numba/winograd_small")
 
 
 def test_every_erratum_is_of_a_past_suite_and_weakens():
     for e in record.errata():
-        assert standing.GUARANTEES.index(e["keeps"]) > standing.GUARANTEES.index(e["claimed"]) and e["why"]
+        assert evidence.GUARANTEES.index(e["keeps"]) > evidence.GUARANTEES.index(e["claimed"]) and e["why"]
         assert all(1 <= suite <= record.SUITE for suite in e["suites"]) and e["kernel"].count("/") == 1

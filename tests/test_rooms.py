@@ -43,9 +43,17 @@ CORE = {
     "catalog": {"numpy", "convzoo.reference", "convzoo.arguments", "convzoo.backends"} | VOCABULARY,
     "conv2d": {"numpy"} | FRAMEWORK - {"convzoo.conv2d"},
 }
-GROUND = {"benchmarks.record"}  # what reports may use of benchmarks: it knows no kernel and measures nothing
-REPORTS = GROUND | {"convzoo.problem", "numpy", "matplotlib", "jinja2", "markupsafe", "asv", "PIL"}
+# of benchmarks the floor that knows no kernel and measures nothing: reports stand on it, too
 GROUND = {"problems", "record", "significance", "evidence", "roofline", "words"}
+REPORTS = {f"benchmarks.{name}" for name in GROUND} | {
+    "convzoo.problem",
+    "numpy",
+    "matplotlib",
+    "jinja2",
+    "markupsafe",
+    "asv",
+    "PIL",
+}
 # what asv's suite needs, which for that reason needs numpy and convzoo alone
 FOR_THE_SUITE = {"stopwatch", "subject", "worker", "trust", "hardware"}
 VAGUE = {"utils", "util", "helpers", "helper", "common", "base", "misc", "tools"}

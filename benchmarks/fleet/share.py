@@ -191,7 +191,7 @@ class Share:
         baseline = baseline or summary.default_baseline(self.cells)
         found["cells"] = sweep.summarize(baseline)
         threads = self.header["threads"]
-        found["sentence"] = summary.verdict_sentence(self.cells, baseline, threads, self.machine)
+        found["sentence"] = summary.closing(self.cells, baseline, threads, self.machine)
         self.log.add(
             {
                 "kind": "end",

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..compare import GPU_BACKENDS
+from ..evidence import interval
 from ..record import IDENTITY, ROOT, SUITE, named, read
-from ..summary import interval
 
 KEY = ("kernel", "problem", "scenario")
 

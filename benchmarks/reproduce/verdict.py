@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..compare import STEADY, Cell
-from ..summary import interval
-from ..terminal import seconds_text
+from ..evidence import interval
+from ..words import seconds_text
 from . import agreement
 from .again import Again, steady
 from .agreement import FAST, INSIDE, SLOW, TOGETHER

@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..terminal import console, seconds_text
+from ..terminal import console
+from ..words import seconds_text
 from .agreement import INSIDE
 from .verdict import AGREES, BUSY, DISAGREES, NOTHING, OUTSIDE, failures, outside, pairs, told
 
