@@ -15,13 +15,13 @@ from typing import Any
 
 from benchmarks import evidence
 from benchmarks import words as say
+from benchmarks.evidence import races
 from benchmarks.problems import problem_of
 
 from .across import share
 from .cells import Cell, Run
 from .limits import arithmetic
 from .load import load
-from .standing import races
 from .values import Unreadable
 
 ROOM = Path(__file__).resolve().parent
@@ -149,7 +149,7 @@ def _step(cell: Cell | None, before: Cell | None) -> str:
 
 def _ending(run: Run, first: Cell) -> str:
     """Who is fastest in this record, whatever it is called, and how far from the limit."""
-    race = next(r for r in races(run, SCENARIO) if r.problem == PROBLEM)
+    race = next(r for r in races(run.cells, SCENARIO) if r.problem == PROBLEM)
     best = race.best
     assert best is not None
     found = evidence.summary(evidence.speeds(first.rounds, best.rounds))

@@ -11,10 +11,10 @@ import pytest
 from browser import Browser, why_not
 from many_records import kernels, record
 
+from benchmarks.evidence import races
 from benchmarks.problems import resolve
 from reports.build import of_records, written
 from reports.collect import collect
-from reports.standing import races
 
 if reason := why_not():
     if os.environ.get("CONVZOO_REQUIRE_BROWSER"):
@@ -119,7 +119,7 @@ def slide(browser, stop: int) -> None:
 def fastest(paths, need: str) -> dict[str, str]:
     """By layer, who wins with that guarantee on machine-a, packed; by the room's own Python."""
     run = next(r for r in collect(paths).runs if r.machine == "machine-a")
-    return {race.layer: race.fastest(need).kernel for race in races(run, "packed")}
+    return {race.layer: race.fastest(need).kernel for race in races(run.cells, "packed")}
 
 
 def winners(browser) -> dict[str, str]:
@@ -148,7 +148,7 @@ def test_winners_are_those_of_the_records(page, made):
 def test_a_winner_says_among_how_many(page, made):
     """First of forty and first of two are not the same."""
     run = next(r for r in collect(made[1]).runs if r.machine == "machine-a")
-    ran = {race.layer: len(race.ranked) for race in races(run, "packed")}
+    ran = {race.layer: len(race.ranked) for race in races(run.cells, "packed")}
     slide(page, 0)
     rows = page.run(
         "render('winners'); return [...document.querySelectorAll('#winners-table tbody tr')]"
