@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from convzoo import caches
 from convzoo.limits import cpu_quota as cgroup_quota
 from convzoo.limits import cpus as usable_cpus
 from convzoo.limits import memory
@@ -68,22 +70,8 @@ def cache_bytes() -> dict[str, int]:
 
     Sizes of a common desktop where the system does not tell.
     """
-    units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    told = {level: int(text[:-1]) * units[text[-1]] for level, text in _caches().items()}
-    sizes = {"L1": 2**15, "L2": 2**19, "L3": 2**23} | told
+    sizes = asdict(caches.here())
     return sizes | {"DRAM": min(2**26, max(sizes.values()))}
-
-
-def _caches() -> dict[str, str]:
-    found = {}
-    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        try:
-            level, kind, size = ((index / n).read_text().strip() for n in ("level", "type", "size"))
-        except OSError:
-            continue
-        if kind != "Instruction":
-            found[f"L{level}"] = size
-    return found
 
 
 def cell_memory() -> int:
@@ -144,7 +132,7 @@ def facts() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "usable_cpus": usable_cpus(),
         "cgroup_quota": cgroup_quota(),
-        "caches": _caches(),
+        "caches": caches.told(),
         "memory_bytes": memory(),
         "governor": _governor(),
         "arch": platform.machine(),

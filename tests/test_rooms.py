@@ -25,16 +25,17 @@ LIBRARIES = {
     "openvino": {"numpy", "openvino"},
     "ncnn": {"numpy", "ncnn"},
 }
-VOCABULARY = {"convzoo.problem", "convzoo.plan"}
+VOCABULARY = {"convzoo.problem", "convzoo.plan", "convzoo.caches"}
 FRAMEWORK = {
     f"convzoo.{name}"
-    for name in ("problem", "plan", "limits", "reference", "arguments", "backends", "catalog", "auto", "conv2d")
-}
+    for name in ("problem", "plan", "caches", "limits", "reference", "arguments", "backends", "catalog")
+} | {"convzoo.auto", "convzoo.conv2d"}
 # what each file of the framework may import beside the standard library, at its top level
 CORE = {
     "__init__": FRAMEWORK,
     "problem": set(),
     "plan": set(),
+    "caches": set(),
     "limits": set(),
     "arguments": {"numpy", "convzoo.limits"} | VOCABULARY,
     "auto": VOCABULARY,

@@ -108,12 +108,38 @@ def test_transposed_store(dtype, bits):
         for count, channels in ((U, 2 * lanes), (U - 1, lanes + 1), (1, 1)):
             x, w = np.arange(1, U + 1).astype(dtype), np.arange(1, 2 * lanes + 1).astype(dtype)
             y, bias = np.zeros((2 * lanes + 1, U + 3), dtype), np.zeros(2 * lanes, dtype)
-            pixels, zero = np.arange(U) * item, np.zeros(1, np.int64)
-            taps = (w, w.nbytes, 1, zero, 1, zero, 0)
-            _call(address, _whole(x, pixels, *taps, y, y.strides[0], bias, count, channels))
+            pixels, run = np.arange(U) * item, np.array([0, 0, 1])
             expected = np.zeros_like(y)
             expected[:channels, :count] = np.outer(w, x)[:channels, :count]
+            if count > 2:  # the middle pixels lie apart from the first one, and the last one is left out
+                parts = np.array([0, 0, 1, item, 1, count - 2])
+                expected[:, 2:count] = expected[:, 1 : count - 1]
+                expected[:, 1] = 0
+            else:
+                parts = np.array([0, 0, count])
+            sums = (x, pixels, 0, run, 1, w, w, 0)
+            _call(address, _whole(*sums, y, parts, len(parts) // 3, y.strides[0], bias, 0, channels))
             assert np.array_equal(y, expected), (U, count, channels)
+
+
+@BOTH
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_sums_go_on_where_others_ended(dtype, bits):
+    """Runs that lie anywhere, none of them at all, and sums that begin with those of another call."""
+    lanes, item = _simd.lanes(dtype, bits), np.dtype(dtype).itemsize
+    U, width = _simd.tile_heights(bits)[0], 2 * lanes
+    address, _ = _simd.entry(_simd.CHANNEL_TILE, item, lanes, U, 2, 0)
+    x, w = np.arange(1, 3 * U + 1).astype(dtype), np.arange(1, 5 * width + 1).astype(dtype).reshape(5, width)
+    bias, y = np.arange(width).astype(dtype), np.zeros((U, width), dtype)
+    pixels, parts = np.arange(U) * item, np.arange(U) * y.strides[0]
+    runs = np.array([2 * item, w.strides[0], 2, U * item, 4 * w.strides[0], 1])
+    for count, start, step in ((0, bias, 0), (2, bias, 0), (2, y, y.strides[0])):
+        sums = (x, pixels, U * item, runs, count, w, w, 0)
+        expected = np.broadcast_to(start, y.shape).copy()
+        for at, tap in ((2, 1), (U + 2, 2), (U, 4)) if count else ():
+            expected += np.outer(x[at : at + U], w[tap])
+        _call(address, _whole(*sums, y, parts, U, 0, start, step, width))
+        assert np.array_equal(y, expected), (count, step)
 
 
 @BOTH
@@ -135,7 +161,7 @@ def test_large_outputs_go_past_the_caches(monkeypatch, name, bits, dtype):
         x, w, b = inputs(p, 0)
         plan = kernel.plan(p)
         usual = plan.run(x, plan.pack(w, b))
-        assert max(forms, default=0) < _simd.STREAMED
+        assert not any(form & _simd.STREAMED for form in forms)
         y = _simd.aligned(usual.size, dtype).reshape(p.y_shape)  # what is small may begin anywhere
         y[:] = np.nan
         with monkeypatch.context() as large:
@@ -143,7 +169,7 @@ def test_large_outputs_go_past_the_caches(monkeypatch, name, bits, dtype):
             large.setattr(_memory, "empty", lambda shape, _, y=y: y)
             plan = kernel.plan(p)
             assert np.array_equal(plan.run(x, plan.pack(w, b)), usual), p
-        assert (max(forms) >= _simd.STREAMED) == (text != odd)
+        assert any(form & _simd.STREAMED for form in forms) == (text != odd)
         forms.clear()
 
 

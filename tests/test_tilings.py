@@ -9,12 +9,15 @@ import pytest
 pytest.importorskip("numba", reason="the kernels are Numba's: pip install convzoo[numba]")
 
 from convzoo import Conv2d
+from convzoo.caches import Caches
 from convzoo.catalog import find
-from convzoo.numba import _pixels, _simd, pointwise, register_tile
+from convzoo.numba import _pixels, _simd, _tiles, pointwise
 from convzoo.reference import examine
 from tests.mutation import compiled_mutants
 
 NCHW = "n2c6h7w9k18r3s2-st2x1-p1_2_0_3-d2x1-g2"
+DILATED = "n2c70h9w7k19r3s3-p4_5_3_2-d4"
+THINNED = "n2c40h9w8k9r1s1-st2x3"
 NHWC = "n2c3h7w6k9r2s3-p1-nhwc"
 PLAIN = "n1c3h6w7k13r1s1"
 
@@ -25,13 +28,17 @@ def verdict(name, text):
 
 
 @pytest.mark.parametrize("tile", _simd.tile_heights())
-@pytest.mark.parametrize("text", [NCHW, NHWC])
+@pytest.mark.parametrize("text", [NCHW, NHWC, DILATED, THINNED])
 def test_register_tile_with_any_tile_and_any_band(tile, text, monkeypatch):
-    P = Conv2d.parse(text).P
-    for rows in (1, 2, P - 1, P, P + 1):
-        monkeypatch.setattr(register_tile, "tiling", lambda p, U, *_, rows=rows: (float(tile != U), rows))
-        answer = verdict("numba/register_tile", text)
-        assert answer.ok, answer.why
+    p = Conv2d.parse(text)
+    ways = [(rows, 1, "plain") for rows in (1, 2, p.P - 1, p.P)] + [(p.P, 2, "plain"), (p.P, 2, "rows")]
+    for rows, together, order in [*ways, (p.P, 1, "columns")]:
+        for copied in (True, False):
+            for chunks in {1, _tiles.runs_of_weights(p)}:
+                way = _tiles.Way(tile, rows, together, order, copied, chunks)
+                monkeypatch.setattr(_tiles, "choose", lambda *_, way=way: way)
+                answer = verdict("numba/register_tile", text)
+                assert answer.ok, (way, answer.why)
 
 
 @pytest.mark.parametrize("tile", _simd.tile_heights())
@@ -53,9 +60,35 @@ def test_pixels_with_any_band(name, text, monkeypatch):
         assert answer.ok, answer.why
 
 
+NEAR, FAR = Caches(2**15, 2**20, 2**25), Caches(48 * 2**10, 2**21, 300 * 2**20)
+SMALL = Caches(2**15, 2**18, 2**22)
+
+
+@pytest.mark.parametrize("known", [NEAR, FAR, SMALL])
+@pytest.mark.parametrize("text", ["n16c512h7w7k512r3s3-p1", "n16c512h28w28k1024r1s1-st2", "n1c832h7w7k128r5s5-p2"])
+def test_blocks_fit_the_second_level(known, text):
+    """A band of x, and twice a chunk of weights: the one that is used and the one that is asked for."""
+    p = Conv2d.parse(text)
+    way = _tiles.choose(p, 2, known)
+    run = _tiles.RUN * p.R * p.S * 2 * _simd.lanes(p.dtype) * p.itemsize
+    chunk = -(-_tiles.runs_of_weights(p) // way.chunks) * run
+    assert chunk <= known.L2 / 6 + run
+    if way.together > 1:
+        high, wide = (p.P, p.Q) if _tiles.thinned(p) else p.padded if way.copied else (p.H, p.W)
+        assert way.together * p.C * high * wide * p.itemsize + 2 * chunk <= known.L2
+
+
+def test_the_way_follows_the_caches():
+    """More images share a panel where the second level holds more, and weights are cut where it holds less."""
+    small, near, far = (_tiles.choose(Conv2d.parse("n16c512h7w7k512r3s3-p1"), 2, known) for known in (SMALL, NEAR, FAR))
+    assert small.together <= near.together < far.together
+    assert small.chunks > near.chunks > far.chunks > 1
+    assert FAR.rate < NEAR.rate == SMALL.rate
+
+
 def test_what_is_left_out_is_tried():
     assert {
-        "numba/register_tile": {"tiling"},
+        "numba/_tiles": {"choose"},
         "numba/pointwise": {"tiling"},
         "numba/_pixels": {"best_rows"},
         "numba/_winograd": {"products_of", "sub_block", "split_of"},

@@ -51,6 +51,7 @@ FILES = {
     "numba/few_channels": ("numba/few_channels",),
     "numba/unpacked": ("numba/unpacked",),
     "numba/depthwise": ("numba/depthwise",),
+    "numba/_tiles": ("numba/register_tile",),
     "numba/_pixels": ("numba/few_channels", "numba/depthwise"),
     "numba/_simd": (
         "numba/unpacked",
@@ -65,12 +66,12 @@ FILES = {
     "numba/_winograd_code": ("numba/winograd", "numba/winograd_decomposed"),
 }
 # Each imports none but those before it.
-BLOCKS = ("numba/_simd", "numba/_memory", "numba/_pixels", "numba/_winograd_code", "numba/_winograd")
+BLOCKS = ("numba/_simd", "numba/_memory", "numba/_tiles", "numba/_pixels", "numba/_winograd_code", "numba/_winograd")
 DRAWN = 50  # mutants of a file
 # Functions that choose among ways which are all right: no mistake in them can be seen in an output.
 # {file: {function: which test tries its choices}}
 CHOICES = {
-    "numba/register_tile": {"tiling"},
+    "numba/_tiles": {"choose"},
     "numba/pointwise": {"tiling"},
     "numba/_pixels": {"best_rows"},
     "numba/_winograd": {"products_of", "sub_block", "split_of"},

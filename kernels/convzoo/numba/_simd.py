@@ -5,10 +5,9 @@ Idea     A loop over Python numbers leaves it to LLVM how to vectorise, and LLVM
          phi a vector of sums, one fused multiply-add a tap, no array, no index, nothing to guess.
 Routines channel_tile   U pixels x V vectors of output channels: a pixel's x is broadcast, w is loaded
          pixel_tile     U output channels x V vectors of pixels: w is broadcast, x is loaded
-         copy_lines     lines of a padded copy of x, zeros left and right
          pack_panel     U rows of L taps of w, turned into L rows of U output channels
          placed_tile    U output channels x V vectors of pixels that lie anywhere, over a table of taps
-         copy_every     copy_lines for every U-th number of x
+         copy_every     lines of a padded copy of every U-th number of x, zeros left and right
          plane_rows     depthwise: planes of y, V rows at a time, from planes of x with a filter of U x U
          pixel_channels depthwise: U pixels, one vector of channels after the other
          dot_tile       inner products of U rows with V rows: both are loaded, the lanes are taps
@@ -258,7 +257,7 @@ class Vectors:
         return following[1:]
 
     def loop_if_any(self, count, values, step):
-        """``loop`` that a count of 0 passes over; values are vectors, and so are the results."""
+        """``loop`` that a count of 0 passes over."""
         b, before = self.b, self.b.block
         body, after = b.append_basic_block(), b.append_basic_block()
         b.cbranch(b.icmp_signed(">", count, I64(0)), body, after)
@@ -330,95 +329,106 @@ class Vectors:
 
 
 def _channel_tile(
-    v, U, V, form, x, pixels, w, w_step, A, outer, B, inner, skip, y, step, bias, count, channels
-):
-    """Sums of U pixels x V vectors of output channels, all taps, and their store.
+    v, U, V, form, x, places, x_step, runs, count, w, ahead, ahead_step, y, parts, pieces, y_step, start,
+    start_step, channels,
+):  # fmt: skip
+    """Sums of U pixels x V vectors of output channels over ``count`` runs of taps, and their store.
 
-    Tap (a, b) of pixel u reads the number at x + pixels[u] + outer[a] + inner[b]; the weights of the
-    next tap are ``w_step`` bytes on, and ``skip`` more after each a. Only the first ``count`` pixels and
-    ``channels`` channels are stored: as numbers of consecutive channels, ``step`` from pixel to pixel, or
-    with ``form`` = TURNED as numbers of consecutive pixels, ``step`` from channel to channel. With ``form``
-    = AHEAD the next pixels of x, which lie right behind these, are asked for: they may lie in memory still.
-    With + STREAMED all channels of a tile go past the caches; then ``y`` and ``step`` are whole vectors.
+    A run is three int64: where its first tap lies in x, where in w, and how many taps follow each other,
+    ``x_step`` apart in x and PANEL vectors in w. Pixel u lies at x + places[u]. For each tap a line is asked
+    for at ``ahead``, which moves on by ``ahead_step``: what is needed next may lie in memory still.
+    The sums begin with the V vectors at ``start``, ``start_step`` on for the next pixel: the bias, or what was
+    summed before. Only the first ``channels`` channels are stored. In the form TURNED consecutive pixels are
+    consecutive numbers, ``y_step`` is from channel to channel, and each of ``pieces`` parts is three int64:
+    offset in y of pixel 0, first pixel, pixels. Else a pixel's channels lie side by side, and ``parts`` are the offsets
+    in y of the first ``pieces`` pixels. With STREAMED all channels of a tile go past the caches; then the
+    offsets in y are whole vectors.
     """
-    streamed, form = form >= STREAMED, form % STREAMED
-    # lines of y that are in no cache take as long to come as a short sum lasts: ask for them now
-    for i in range(0 if streamed else V * v.lanes if form == TURNED else U):
-        for j in range(1 if form == TURNED else V):
-            v.prefetch(v.add(y, v.times(step, i), j * v.bytes), True)
-    following = []
-    if form == AHEAD:
-        begin, second = (v.integer(v.add(pixels, 8 * u)) for u in range(2))
-        following = [v.add(x, begin, v.times(v.b.sub(second, begin), U))]
-    places = [v.integer(v.add(pixels, 8 * u)) for u in range(min(U, HELD))]
-    sums = [v.load(v.add(bias, j * v.bytes)) for j in range(V)] * U
+    turned, streamed = form & TURNED, form & STREAMED
 
-    def row(values):
-        at, w, *sums = values
-        shift = v.add(x, v.integer(at))
+    # lines of y that are in no cache take as long to come as a short sum lasts: ask for them now
+    def ask(values):
+        [at] = values
+        line = v.add(y, v.integer(at))
+        for i in range(V * v.lanes if turned else V):
+            v.prefetch(v.add(line, v.times(y_step, i) if turned else I64(i * v.bytes)), True)
+        return [v.add(at, 24 if turned else 8)]
+
+    if not streamed:
+        v.loop(pieces, [parts], ask)
+    held = [v.integer(v.add(places, 8 * u)) for u in range(min(U, HELD))]
+    sums = [
+        v.load(v.add(start, v.times(start_step, u), j * v.bytes)) for u in range(U) for j in range(V)
+    ]
+
+    def run(values):
+        at, ahead, *sums = values
+        origin, weights, taps = (v.integer(v.add(at, 8 * i)) for i in range(3))
 
         def tap(values):
-            at, w, *sums = values
-            ahead, sums = sums[: len(following)], sums[len(following) :]
-            for line in ahead:
-                v.prefetch(line, False)
-            origin = v.add(shift, v.integer(at))
+            at, w, ahead, *sums = values
+            v.prefetch(ahead, False)
             weights = [v.load(v.add(w, j * v.bytes)) for j in range(V)]
             for u in range(U):
-                place = places[u] if u < HELD else v.integer(v.add(pixels, 8 * u), again=True)
-                pixel = v.broadcast(v.add(origin, place))
+                place = held[u] if u < HELD else v.integer(v.add(places, 8 * u), again=True)
+                pixel = v.broadcast(v.add(at, place))
                 for j in range(V):
                     sums[u * V + j] = v.fma(pixel, weights[j], sums[u * V + j])
-            ahead = [v.add(line, U * v.itemsize) for line in ahead]
-            return [v.add(at, 8), v.add(w, w_step), *ahead, *sums]
+            return [v.add(at, x_step), v.add(w, PANEL * v.bytes), v.add(ahead, ahead_step), *sums]
 
-        _, w, *sums = v.loop(B, [inner, w, *following, *sums], tap)
-        return [v.add(at, 8), v.add(w, skip), *sums[len(following) :]]
+        origin, weights = v.add(x, origin), v.add(w, weights)
+        _, _, ahead, *sums = v.loop(taps, [origin, weights, ahead, *sums], tap)
+        return [v.add(at, 24), ahead, *sums]
 
-    _, _, *sums = v.loop(A, [outer, w, *sums], row)
+    _, _, *sums = v.loop_if_any(count, [runs, ahead, *sums], run)
     tiles = [sums[j::V] for j in range(V)]
-    if form == TURNED:
-        _store_transposed(v, tiles, y, step, count, channels)
+    if turned:
+        _store_turned(v, tiles, y, parts, pieces, y_step, channels)
     else:
-        _store_rows(v, tiles, y, step, count, channels, streamed)
+        _store_rows(v, tiles, y, parts, pieces, channels, streamed)
 
 
-def _store_rows(v, tiles, y, step, count, channels, streamed):
-    """tiles[j][u] to y + u*step, the vectors j side by side: whole ones where no channel is missing."""
+def _store_rows(v, tiles, y, places, count, channels, streamed):
+    """tiles[j][u] to y + places[u], the vectors j side by side: whole ones where no channel is missing."""
     b = v.b
     whole, part, end = (b.append_basic_block() for _ in range(3))
     b.cbranch(b.icmp_signed(">=", channels, I64(len(tiles) * v.lanes)), whole, part)
     for block in (whole, part):
         b.position_at_end(block)
-        at = y
         masks = [
             None if block is whole else v.first(v.add(channels, -j * v.lanes))
             for j in range(len(tiles))
         ]
         for u in range(len(tiles[0])):
             v.leave_unless(count, u, end)
+            at = v.add(y, v.integer(v.add(places, 8 * u)))
             for j, tile in enumerate(tiles):
                 v.store(tile[u], v.add(at, j * v.bytes), masks[j], streamed)
-            at = v.add(at, step)
         b.branch(end)
     b.position_at_end(end)
 
 
-def _store_transposed(v, tiles, y, step, count, channels):
-    """tiles[j][u] with channels in the lanes, stored with pixels in the lanes, a row for each channel."""
-    end = v.b.append_basic_block()
-    U, at = len(tiles[0]), y
-    groups = range(0, U, v.lanes)
-    masks = [v.first(v.add(count, -u)) for u in groups]
-    for j, tile in enumerate(tiles):
-        turned = [v.transpose(tile[u : u + v.lanes]) for u in groups]
-        for lane in range(v.lanes):
-            v.leave_unless(channels, j * v.lanes + lane, end)
-            for rows, mask, u in zip(turned, masks, groups, strict=True):
-                v.store(rows[lane], v.add(at, u * v.itemsize), mask)
-            at = v.add(at, step)
-    v.b.branch(end)
-    v.b.position_at_end(end)
+def _store_turned(v, tiles, y, parts, count, step, channels):
+    """tiles[j][u] with channels in the lanes, stored with pixels in the lanes: for each part a row a channel."""
+    U, L = len(tiles[0]), v.lanes
+    turned = [[v.transpose(tile[u : u + L]) for u in range(0, U, L)] for tile in tiles]
+
+    def part(values):
+        [at] = values
+        offset, first, pixels = (v.integer(v.add(at, 8 * i)) for i in range(3))
+        masks = [v.between(v.add(first, -u), pixels) for u in range(0, U, L)]
+        to, end = v.add(y, offset), v.b.append_basic_block()
+        for j, groups in enumerate(turned):
+            for lane in range(L):
+                v.leave_unless(channels, j * L + lane, end)
+                for i, rows in enumerate(groups):
+                    v.store(rows[lane], v.add(to, i * v.bytes), masks[i])
+                to = v.add(to, step)
+        v.b.branch(end)
+        v.b.position_at_end(end)
+        return [v.add(at, 24)]
+
+    v.loop(count, [parts], part)
 
 
 def _pixel_tile(v, U, V, in_place, x, x_step, w, w_step, C, y, y_step, bias, count, channels):
@@ -496,33 +506,6 @@ def _dot_tile(v, U, V, _, a, a_step, b, b_step, taps, y, step, bias, rows, colum
         y = v.add(y, step)
     v.b.branch(end)
     v.b.position_at_end(end)
-
-
-def _copy_lines(v, _U, _V, _, target, source, lines, target_step, source_step, width, left, count):
-    """``lines`` times: ``left`` zeros, ``count`` numbers of the source, zeros up to ``width``.
-
-    Whole vectors are stored: up to a vector after the line is overwritten, so the lines must be written
-    in the order of their addresses, and the last one needs room.
-    """
-    b, vectors = v.b, v.b.sdiv(v.add(width, v.lanes - 1), I64(v.lanes))
-    body, end = b.append_basic_block(), b.append_basic_block()
-    b.cbranch(b.icmp_signed(">", lines, I64(0)), body, end)
-    b.position_at_end(body)
-
-    def line(values):
-        target, source = values
-
-        def vector(values):
-            to, at, ahead = values
-            v.store(v.load(at, v.between(ahead, count)), to)
-            return [v.add(to, v.bytes), v.add(at, v.bytes), v.add(ahead, -v.lanes)]
-
-        v.loop(vectors, [target, b.sub(source, v.times(left, v.itemsize)), left], vector)
-        return [v.add(target, target_step), v.add(source, source_step)]
-
-    v.loop(lines, [target, source], line)
-    b.branch(end)
-    b.position_at_end(end)
 
 
 def _pack_panel(v, U, _V, _, target, source, source_step, channels, taps, places):
@@ -627,7 +610,11 @@ def _store_pixels(v, pixels, y, step, first, count, mask):
 
 
 def _copy_every(v, U, _V, _, target, source, lines, target_step, source_step, width, left, count, step):
-    """``_copy_lines`` for every U-th number of the source; U = 0: numbers ``step`` bytes apart."""
+    """``lines`` times: ``left`` zeros, ``count`` times every U-th number of the source, zeros up to ``width``.
+
+    With U = 0 the numbers are ``step`` bytes apart. Whole vectors are stored: up to a vector after the line is
+    overwritten, so the lines must be written in the order of their addresses, and the last one needs room.
+    """
     b, L = v.b, v.lanes
     body, end = b.append_basic_block(), b.append_basic_block()
     b.cbranch(b.icmp_signed(">", lines, I64(0)), body, end)
@@ -798,13 +785,13 @@ def _pixel_channels(
 
 
 _ROUTINES = (
-    _channel_tile, _pixel_tile, _copy_lines, _pack_panel, _placed_tile, _copy_every, _plane_rows,
+    _channel_tile, _pixel_tile, _pack_panel, _placed_tile, _copy_every, _plane_rows,
     _pixel_channels, _dot_tile,
 )  # fmt: skip
-CHANNEL_TILE, PIXEL_TILE, COPY_LINES, PACK_PANEL, PLACED_TILE, COPY_EVERY = range(6)
-PLANE_ROWS, PIXEL_CHANNELS, DOT_TILE = range(6, 9)
-PLAIN, TURNED, AHEAD = range(3)  # forms of a channel tile
-STREAMED = 4  # to be added to a form: y is so large that it is in no cache when somebody reads it
+CHANNEL_TILE, PIXEL_TILE, PACK_PANEL, PLACED_TILE, COPY_EVERY = range(5)
+PLANE_ROWS, PIXEL_CHANNELS, DOT_TILE = range(5, 8)
+TURNED, STREAMED = 1, 2  # forms of a channel tile: nchw, and past all caches
+PANEL = 2  # vectors of output channels that lie side by side for each tap of packed weights
 STREAM = 2**24  # bytes of such a y: more than a last-level cache keeps beside x and the weights
 
 
@@ -872,7 +859,7 @@ def fence(typing):
 
 
 def streamed(p: Conv2d, lanes: int) -> int:
-    """STREAMED where y is that large, and its pixels are whole vectors; such an output begins a page."""
+    """STREAMED where y is so large that no cache keeps it, and its pixels are whole vectors; such a y begins a page."""
     whole = p.layout == "nhwc" and p.K // p.groups % lanes == 0
     return STREAMED * (whole and p.N * p.K * p.P * p.Q * p.itemsize >= STREAM)
 

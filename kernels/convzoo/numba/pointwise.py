@@ -32,14 +32,14 @@ from convzoo.plan import Plan, Unsupported
 from convzoo.problem import Conv2d
 
 ALGORITHM = "gemm"
-V = 2  # vectors of output channels in a tile with channels in the lanes
+V = _simd.PANEL  # vectors of output channels in a tile with channels in the lanes
 SERIAL_FLOPS = 2e6  # about 20 microseconds on one thread
 BLOCK = 2**19  # bytes of x in a block of pixels, half of an L2 cache
 PLANE = 400  # pixels of a plane from which on they fill the lanes in nchw
 GEOMETRY = _simd.record(
     """
     tile tile_1 tile_2 lanes vector pixels outputs inputs N rows row_count Q bands blocks
-    x_image x_row x_pixel x_channel y_image y_pixel y_channel y_step inner
+    x_image x_row x_pixel x_channel x_ahead y_image y_pixel y_channel y_step turned run parts
     """
 )  # steps and offsets are in bytes
 
@@ -47,7 +47,12 @@ GEOMETRY = _simd.record(
 @njit
 def channels_in_lanes(geometry, t, threads, x, w, b, y, table, _):
     """This thread's share of the units (image, band of rows, block of 32 output channels)."""
-    j, at_table, clamped = geometry[0], table.ctypes.data, np.empty(16, np.int64)
+    j, at_table, clamped, part = (
+        geometry[0],
+        table.ctypes.data,
+        np.empty(16, np.int64),
+        np.zeros(3, np.int64),
+    )
     units, width, tap = j.N * j.bands * j.blocks, V * j.lanes, V * j.vector
     for unit in range(units * t // threads, units * (t + 1) // threads):
         band, k = unit // j.blocks, unit % j.blocks * width
@@ -64,9 +69,13 @@ def channels_in_lanes(geometry, t, threads, x, w, b, y, table, _):
                 for u in range(j.pixels):
                     clamped[u] = table[min(f + u, count - 1)]
                 at = clamped.ctypes.data
-            taps = (weights, tap, 1, at_table + j.inner, j.inputs, at_table + j.inner, 0)
-            out = (to + f * j.y_pixel, j.y_step, bias, min(j.pixels, count - f), channels)
-            call(tile, (source, at, *taps, *out))
+            part[2] = some = min(j.pixels, count - f)
+            parts, pieces = (part.ctypes.data, 1) if j.turned else (at_table + j.parts, some)
+            ahead = (
+                source + table[f] + j.pixels * j.x_pixel
+            )  # the next pixels, which may lie in memory still
+            sums = (source, at, j.x_channel, at_table + j.run, 1, weights, ahead, j.x_ahead)
+            call(tile, (*sums, to + f * j.y_pixel, parts, pieces, j.y_step, bias, 0, channels))
     fence()
 
 
@@ -142,11 +151,12 @@ def describe(p: Conv2d, shape: tuple[int, int, int], U: int, rows: int, width: i
     here["y_step"] = here["y_channel"] if nchw else here["y_pixel"]
     if p.stride == (1, 1):
         here["x_row"] = pixel
+        here["x_pixel"] = pixel
+        here["x_ahead"] = 0 if nchw else U * item  # for each channel: as many bytes as a tile has
     f = np.arange(rows * row)
-    here["inner"] = 8 * len(f)
-    return j, np.concatenate(
-        [f // row * here["x_row"] + f % row * here["x_pixel"], np.arange(p.C) * channel]
-    )
+    here["turned"], here["run"], here["parts"] = nchw, 8 * len(f), 8 * (len(f) + 3)
+    places = f // row * here["x_row"] + f % row * here["x_pixel"]
+    return j, np.concatenate([places, [0, 0, p.C], np.arange(U) * here["y_pixel"]])
 
 
 def plan(p: Conv2d) -> Plan:
@@ -176,8 +186,7 @@ def plan(p: Conv2d) -> Plan:
         (j["tile"], _), (j["tile_1"], _), (j["tile_2"], _) = entries
     else:
         narrow = 1 if 0 < p.K % width <= lanes else V
-        form = _simd.AHEAD if p.stride == (1, 1) else _simd.PLAIN
-        form = _simd.TURNED if nchw else form + _simd.streamed(p, lanes)
+        form = _simd.TURNED if nchw else _simd.streamed(p, lanes)
         entries = [_simd.entry(_simd.CHANNEL_TILE, item, lanes, U, v, form) for v in (V, narrow)]
         (j["tile"], _), (j["tile_1"], _) = entries
     j["lanes"], j["vector"] = lanes, lanes * item
