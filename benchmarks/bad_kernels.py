@@ -288,17 +288,76 @@ def far_less_precise(p, honest, backend):
     return _rounding(honest, backend, 8)
 
 
+@must_end("wrong", REFUSED)
+def hardly_less_precise(p, honest, backend):
+    """Rounds x and w to 16 bits, which the bound of many products alone lets through."""
+    return _rounding(honest, backend, 16)
+
+
 def _rounding(honest: Any, backend: Any, bits: int) -> Any:
+    return _of_parts(honest, backend, bits, ((0, 0),))
+
+
+def _rounded(host: Any, bits: int) -> Any:
     import numpy as np
 
-    def rounded(host):
-        mantissa, exponent = np.frexp(host)
-        return np.ldexp(np.round(mantissa * 2**bits) / 2**bits, exponent).astype(host.dtype)
+    mantissa, exponent = np.frexp(host)
+    return np.ldexp(np.round(mantissa * 2**bits) / 2**bits, exponent).astype(host.dtype)
 
-    def run(x, weights):
-        return honest.run(_like(backend, x, rounded), weights)
 
-    return replace(honest, run=run, pack=lambda w, b: honest.pack(_like(backend, w, rounded), b))
+def _of_parts(honest: Any, backend: Any, bits: int, pairs: tuple[tuple[int, int], ...]) -> Any:
+    """x and w as sums of numbers of so many bits, the largest first, and these products of them."""
+    parts = 1 + max(max(pair) for pair in pairs)
+
+    def split(a: Any) -> list[Any]:
+        found, left = [], backend.to_host(a).copy()
+        for _ in range(parts):
+            found.append(_rounded(left, bits))
+            left = left - found[-1]
+        return [backend.to_device(part) for part in found]
+
+    def pack(w: Any, b: Any) -> list[Any]:
+        of, no_bias = split(w), _like(backend, b, lambda host: 0 * host)
+        return [honest.pack(of[j], no_bias if i else b) for i, (_, j) in enumerate(pairs)]
+
+    def run(x: Any, weights: Any) -> Any:
+        of = split(x)
+        return backend.to_device(
+            sum(backend.to_host(honest.run(of[i], packed)) for (i, _), packed in zip(pairs, weights, strict=True))
+        )
+
+    return replace(honest, run=run, pack=pack)
+
+
+@must_end("wrong", REFUSED)
+def two_parts(p, honest, backend):
+    """Three products of two bfloat16 parts of each number, and promises float32."""
+    return _of_parts(honest, backend, 8, ((0, 0), (0, 1), (1, 0)))
+
+
+@must_end("wrong", REFUSED)
+def one_product_less(p, honest, backend):
+    """Five products of three bfloat16 parts, and promises float32."""
+    return _of_parts(honest, backend, 8, ((0, 0), (0, 1), (1, 0), (0, 2), (2, 0)))
+
+
+@must_end("ok")
+def six_products(p, honest, backend):
+    """Six products of three bfloat16 parts: honest, as accurate as float32."""
+    return _of_parts(honest, backend, 8, ((0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0)))
+
+
+@must_end("wrong", REFUSED)
+def one_scale_for_all(p, honest, backend):
+    """Takes x in 24 bits below its largest number: exact where all are alike."""
+    import numpy as np
+
+    def fixed(host):
+        most = np.abs(host[np.isfinite(host)]).max(initial=0)
+        step = host.dtype.type(2.0 ** (np.floor(np.log2(most)) - 23) if most else 1)
+        return np.rint(host / step) * step
+
+    return replace(honest, run=lambda x, weights: honest.run(_like(backend, x, fixed), weights))
 
 
 @must_end("wrong", REFUSED)
@@ -325,28 +384,57 @@ def one_nan(p, honest, backend):
 
 @must_end("wrong", "lost a NaN")
 def forgets_nan(p, honest, backend):
-    """Takes a NaN for a zero."""
+    """Takes a NaN in x for a zero."""
+    return _reading(honest, backend, lambda np, x: np.nan_to_num(x, posinf=math.inf, neginf=-math.inf))
+
+
+@must_end("wrong", "lost a NaN")
+def forgets_minus_infinity(p, honest, backend):
+    """Takes a negative infinity in x for a zero."""
+    return _reading(honest, backend, lambda np, x: np.where(np.isneginf(x), 0, x))
+
+
+@must_end("wrong", "lost a NaN")
+def mends_weights(p, honest, backend):
+    """Takes what is not finite in w for a zero, once, when it packs."""
     import numpy as np
 
-    def run(x, weights):
-        return honest.run(_like(backend, x, np.nan_to_num), weights)
+    def pack(w, b):
+        return honest.pack(_like(backend, w, lambda host: np.nan_to_num(host, posinf=0, neginf=0)), b)
 
-    return replace(honest, run=run)
+    return replace(honest, pack=pack)
 
 
-@must_end("wrong", "with x and b times")
+@must_end("wrong", "with x = 0")
+def divides_by_the_largest(p, honest, backend):
+    """Brings the largest pixel to 1: NaN where all are zero."""
+
+    def scaled(np, x):
+        largest = np.abs(np.nan_to_num(x, posinf=0, neginf=0)).max(initial=0)
+        with np.errstate(all="ignore"):
+            return x / largest * largest if largest == 0 else x
+
+    return _reading(honest, backend, scaled)
+
+
+@must_end("wrong", "with sums near overflow")
+def scales_up_first(p, honest, backend):
+    """Multiplies x by four before it divides it again: infinite near overflow."""
+
+    def there_and_back(np, x):
+        with np.errstate(all="ignore"):
+            return 4 * x / 4
+
+    return _reading(honest, backend, there_and_back)
+
+
+@must_end("wrong", "with one pixel of")
 def drops_what_is_small(p, honest, backend):
-    """Takes outputs below a billionth for zeros."""
-    import numpy as np
-
-    def drop(y):
-        y[np.abs(y) < 1e-9] = 0
-        return y
-
-    return replace(honest, run=_changed(honest, backend, drop))
+    """Takes pixels below 1e-25 for zeros."""
+    return _reading(honest, backend, lambda np, x: np.where(np.abs(x) < 1e-25, 0, x))
 
 
-@must_end("wrong", f"with x and b times|{REFUSED}")
+@must_end("wrong", f"with one pixel of|{REFUSED}")
 def clips_what_is_large(p, honest, backend):
     """Cuts outputs off at a billion."""
     import numpy as np
@@ -356,6 +444,16 @@ def clips_what_is_large(p, honest, backend):
         return y
 
     return replace(honest, run=_changed(honest, backend, clip))
+
+
+def _reading(honest: Any, backend: Any, change: Callable[[Any, Any], Any]) -> Any:
+    """The honest plan on change(numpy, x)."""
+    import numpy as np
+
+    def run(x, weights):
+        return honest.run(_like(backend, x, lambda host: change(np, host).astype(host.dtype)), weights)
+
+    return replace(honest, run=run)
 
 
 # --- its inputs are not its own ----------------------------------------------------------------------

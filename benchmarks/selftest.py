@@ -98,9 +98,10 @@ def trials(backend: str, folder: Path) -> list[Trial]:
         if not fault.fits(backend):
             continue
         busy = "mistrusted" in fault.status and backend != "python"
+        bad = fault.status != "ok"
         path = bad_kernels.write(folder, backend, fault)
         cell = _cell(f"{backend}/{fault.name}", BUSY if busy else AWKWARD, path)
-        found.append(Trial(cell, tuple(fault.status.split()), fault.reason, fault.headline))
+        found.append(Trial(cell, tuple(fault.status.split()), fault.reason, fault.headline, bad))
     for name in names(f"{backend}/*"):
         cells = [_cell(name, problem) for problem in HONEST_PROBLEMS]
         for cell in [*cells, _cell(name, AWKWARD, scenario="eager")]:

@@ -1,9 +1,8 @@
-"""What a kernel promises and a timing never asks for: every call right, NaN kept, threads apart, nothing left.
+"""What a kernel promises and a timing never asks for: every call right, threads apart, nothing left.
 
 A timing judges a few outputs of thousands, on ordinary numbers, one call at a time. A kernel that leaves out
-what it knows will not be looked at, that is wrong now and then, that loses a NaN or what is very small, that is
-wrong with another number of threads, that mixes up two calls at once or that keeps something of each is seen
-here, once a cell, after the clock has stopped.
+what it knows will not be looked at, that is wrong now and then or with another number of threads, that mixes up
+two calls at once or that keeps something of each is seen here, once a cell, after the clock has stopped.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, sleep
 from typing import Any
@@ -26,7 +24,6 @@ SECONDS = 0.02  # for calls from several threads, and for a batch of calls that 
 IN_A_ROW = 8  # calls at least
 IN_A_BATCH = 12  # calls at least, or what comes and goes by itself counts for too much; then more
 THREADS = 3
-SCALES = (2.0**-60, 2.0**60)  # powers of two change no digit, and so large or small float32 is far from its ends
 CHANGE_THREADS = ("numba", "torch_cpu")  # backends whose number of threads a process can change
 TOO_MANY = 0.8  # objects left by a call: others may go meanwhile
 
@@ -62,63 +59,6 @@ def _first_wrong(cell: Any, made: list[tuple[int, Any]]) -> tuple[int, str]:
         if why := cell.wrong(turn, snapshot(cell.kernel.backend, y)):
             return i, why
     return -1, ""
-
-
-def loses_nan(kernel: Any, call: Callable[[Any], Any], p: Any, data: tuple, known: tuple) -> str:
-    """Whether a NaN and an infinity in x fail to reach an output that sees them, or harm the others.
-
-    They may spread: the transforms of some algorithms mix pixels. ``data`` is x, w and b on the host,
-    ``known`` their oracle and magnitude; ``call`` has the weights.
-    """
-    import numpy as np
-
-    from convzoo.reference import judge, snapshot, window_of
-
-    x = data[0].copy()
-    if not x.size:
-        return ""
-    spots = [(0, 0, p.H // 2, p.W // 2, np.nan), (p.N - 1, p.C - 1, (p.H - 1) // 2, p.W // 3, np.inf)]
-    seen = np.zeros(p.y_shape, bool)
-    for n, c, h, v, value in spots:
-        (x.transpose(0, 3, 1, 2) if p.layout == "nhwc" else x)[n, c, h, v] = value
-        seen |= window_of(p, n, c, h, v)
-    with np.errstate(all="ignore"):
-        y = snapshot(kernel.backend, call(kernel.backend.to_device(x)))
-    if type(y) is not np.ndarray or y.shape != p.y_shape:
-        return "on x with a NaN: y is no array of the shape that it must have"
-    lost = seen & np.isfinite(y)
-    if lost.any():
-        return f"lost a NaN or an infinity in x: {int(lost.sum())} outputs that see it are numbers"
-    y = np.where(np.isfinite(y), y, known[0].astype(y.dtype))
-    verdict = judge(y, p, *data, known=known, **kernel.promise)
-    return "" if verdict.ok else f"on x with a NaN: {verdict.why}"
-
-
-def depends_on_scale(kernel: Any, plan: Any, p: Any, data: tuple, known: tuple, right: Any = None) -> str:
-    """Whether x and b that are so many times as large do not give y that is as many times as large.
-
-    ``data`` is x, w and b on the host, ``known`` their oracle and magnitude, ``right`` an output that is
-    known to be right: most kernels give its digits again.
-    """
-    import numpy as np
-
-    from convzoo.reference import ACCUMULATOR, judge, snapshot
-
-    if p.dtype in ACCUMULATOR:
-        return ""  # float16 holds no such numbers
-    device = kernel.backend.to_device
-    for scale in SCALES:
-        x, w, b = (data[0] * scale).astype(data[0].dtype), data[1], data[2]
-        b = b if b is None else (b * scale).astype(b.dtype)
-        weights = plan.pack(device(w), b if b is None else device(b))
-        y = snapshot(kernel.backend, plan.run(device(x), weights))
-        if right is not None and type(y) is np.ndarray and np.array_equal(y, right * right.dtype.type(scale)):
-            continue
-        scaled = known[0] * scale, known[1] * scale
-        verdict = judge(y, p, x, w, b, tier="random", known=scaled, **kernel.promise)
-        if not verdict.ok:
-            return f"with x and b times {scale:.2g}: {verdict.why}"
-    return ""
 
 
 def depends_on_threads(cell: Any) -> str:

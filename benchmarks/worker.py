@@ -301,15 +301,16 @@ def _fingerprint(cell: Cell, request: dict[str, Any], look: bool) -> dict[str, A
 
 def _look(cell: Cell, samples: Samples, say: Callable) -> tuple[str, str]:
     """What is wrong with a cell beside its timed outputs, or doubtful, and why; why is empty if nothing is."""
+    from convzoo.reference import unusual
+
     from .doubts import remembers, wait_for_threads
     from .guard import unguarded
-    from .strain import crosses, depends_on_scale, depends_on_threads, leaves, loses_nan, some_wrong
+    from .strain import crosses, depends_on_threads, leaves, some_wrong
 
     kernel, seconds = cell.kernel, min(samples.seconds)
     known = cell.problem, cell.host[0], cell.known(0)
     why = some_wrong(cell, samples.number, seconds)
-    why = why or unguarded(kernel, cell.plan, *known, say) or loses_nan(kernel, cell.call, *known)
-    why = why or depends_on_scale(kernel, cell.plan, *known, cell.right.get(0))
+    why = why or unguarded(kernel, cell.plan, *known, say) or unusual(kernel, cell.plan, cell.problem, cell.seed)
     if why := why or depends_on_threads(cell):
         return "wrong", why
     doubt = remembers(cell, seconds)
@@ -321,10 +322,9 @@ def _look(cell: Cell, samples: Samples, say: Callable) -> tuple[str, str]:
 
 def _judged(request: dict[str, Any], say: Callable) -> dict[str, Any]:
     import convzoo
-    from convzoo.reference import examine, known_once
+    from convzoo.reference import examine, known_once, unusual
 
     from .guard import unguarded
-    from .strain import depends_on_scale, loses_nan
 
     kernel = convzoo.load(request["kernel"], request.get("path"))
     p, seed = convzoo.Conv2d.parse(request["problem"]), request["seed"]
@@ -332,13 +332,7 @@ def _judged(request: dict[str, Any], say: Callable) -> dict[str, Any]:
     plan = kernel.plan(p)
     verdict = examine(kernel, p, seed, plan)
     known = p, _turn(p, seed, 0), known_once(_turn, p, seed, 0)
-
-    def call(x: Any) -> Any:
-        w, b = (None if a is None else kernel.backend.to_device(a) for a in known[1][1:])
-        return plan.run(x, plan.pack(w, b))
-
-    why = verdict.why or unguarded(kernel, plan, *known, say) or loses_nan(kernel, call, *known)
-    if why := why or depends_on_scale(kernel, plan, *known):
+    if why := verdict.why or unguarded(kernel, plan, *known, say) or unusual(kernel, plan, p, seed):
         return {"status": "wrong", "why": why}
     return {"status": "ok", "score": verdict.score, "budget": verdict.budget}
 

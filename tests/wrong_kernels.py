@@ -400,7 +400,7 @@ def one_output_off_by_one(p):
 # --- precision ---------------------------------------------------------------------------------------
 
 
-def _rounding(bits):
+def rounding(bits):
     def plan(p):
         if p.dtype != "float32":
             return honest(p)
@@ -414,7 +414,7 @@ def _rounding(bits):
     return plan
 
 
-TF32 = StandIn("rounds-inputs-to-tf32", _rounding(11), accuracy="tf32")  # right at its own promise
+TF32 = StandIn("rounds-inputs-to-tf32", rounding(11), accuracy="tf32")  # right at its own promise
 
 
 def _parts(a, n, bits):
@@ -462,7 +462,7 @@ _too_few("three-products-of-two-bfloat16", _products_of_parts(2, 8, ((0, 1), (1,
 _too_few("all-products-of-two-bfloat16", _products_of_parts(2, 8, ((0, 1), (1, 0), (1, 1))))
 _too_few("two-products-of-two-tf32", _products_of_parts(2, 11, ((0, 1),)))
 for bits in (13, 14, 16, 18, 20):
-    _too_few(f"inputs-rounded-to-{bits}-bits", _rounding(bits))
+    _too_few(f"inputs-rounded-to-{bits}-bits", rounding(bits))
 
 
 def _one_scale(bits, of_x=True, of_w=True):
@@ -491,22 +491,22 @@ _too_few("one-scale-of-22-bits-for-w", _one_scale(22, of_x=False))
 
 @wrong(NOT_EXACT)
 def tf32_that_promises_elementwise(p):
-    return _rounding(11)(p)
+    return rounding(11)(p)
 
 
 @wrong(NOT_EXACT)
 def bfloat16_that_promises_elementwise(p):
-    return _rounding(8)(p)
+    return rounding(8)(p)
 
 
 @wrong("outside the tf32 bound", accuracy="tf32")
 def bfloat16_that_promises_tf32(p):
-    return _rounding(8)(p)
+    return rounding(8)(p)
 
 
 @wrong("outside the normwise bound", accuracy="normwise")
 def tf32_that_promises_normwise(p):
-    return _rounding(11)(p)
+    return rounding(11)(p)
 
 
 def _rounding_in_earnest(p: Conv2d) -> Plan:

@@ -146,7 +146,7 @@ def allowed(
 
     ``rounded_to``: what a kernel of accuracy half rounds the inputs of a float32 problem to.
     """
-    u = UNIT[p.dtype] if p.dtype in ("float32", "float64") else UNIT["float32"]
+    u = UNIT[ACCUMULATOR.get(p.dtype, p.dtype)]
     n, oracles = p.taps + p.bias, 2 if p.dtype == "float64" else 1
     bound = _gamma(n, u) * A * oracles + n * TINY[p.dtype]
     if accuracy == "elementwise":
@@ -155,13 +155,18 @@ def allowed(
     if accuracy == "tilewise":
         return bound
     bound = np.maximum(bound, normwise(p, x, w, u))
-    for name, u_in in (("tf32", 2.0**-11), ("half", UNIT[rounded_to or p.dtype])):
-        if accuracy in ("tf32", "half"):
-            rounded = ((1 + u_in) ** 2 * (1 + _gamma(n, u)) - 1) * A + n * TINY[p.dtype]
-            bound = np.maximum(bound, rounded)
-        if accuracy == name:
-            break
+    for name in ("tf32", "half"):
+        if ACCURACIES.index(name) <= ACCURACIES.index(accuracy):
+            bound = np.maximum(bound, rounded(p, A, name, rounded_to))
     return bound + (UNIT[p.dtype] * A if p.dtype in ACCUMULATOR else 0)
+
+
+def rounded(p: Conv2d, A: np.ndarray, accuracy: str, rounded_to: str) -> np.ndarray:
+    """The error of sums in float32 of products of rounded inputs."""
+    u_in, n = 2.0**-11 if accuracy == "tf32" else UNIT[rounded_to or p.dtype], p.taps + p.bias
+    return (
+        (1 + u_in) ** 2 * (1 + _gamma(n, UNIT[ACCUMULATOR.get(p.dtype, p.dtype)])) - 1
+    ) * A + n * TINY[p.dtype]
 
 
 def _gamma(n: int, u: float) -> float:

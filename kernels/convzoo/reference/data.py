@@ -44,9 +44,11 @@ def inputs(
     if tier in ("random", "spot"):
         draw = np.float64 if p.dtype == "float64" else np.float32
         x = rng.standard_normal(p.x_shape, draw)
-        w = rng.standard_normal(p.w_shape, draw) * draw(math.sqrt(2 / max(1, p.taps)))
+        size = draw(math.sqrt(2 / max(1, p.taps)))
+        w = rng.standard_normal(p.w_shape, draw) * size
         b = rng.standard_normal(p.K, draw)
-        x = x if tier == "random" else _spot(p, x, rng)
+        if tier == "spot":
+            x, b = _spot(p, x, rng), b * size  # no larger than one product
         if p.dtype == "bfloat16":
             x, w, b = (_round_to_bits(a, 8) for a in (x, w, b))
     elif tier == "integers":
@@ -94,7 +96,7 @@ def _one_product_each(
         np.put_along_axis(planes, at, odd(np.full(at.shape, bits)) * BRIGHT, axis)
     w = np.zeros(p.w_shape)
     if w.size:
-        rows, columns = _taps_that_meet(p, 0), _taps_that_meet(p, 1)
+        rows, columns = taps_that_meet(p, 0), taps_that_meet(p, 1)
         two = (
             rng.choice(rows, 2),
             rng.choice(columns, 2),
@@ -107,7 +109,7 @@ def _one_product_each(
     return x, w, rng.integers(-2048, 2049, p.K).astype(np.float64)
 
 
-def _taps_that_meet(p: Conv2d, axis: int) -> np.ndarray:
+def taps_that_meet(p: Conv2d, axis: int) -> np.ndarray:
     """The taps along one axis that meet a pixel; all of them where none does."""
     at, size = _reads(p, axis), (p.H, p.W)[axis]
     meets = ((at >= 0) & (at < size)).any(axis=0)

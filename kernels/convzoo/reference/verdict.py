@@ -23,7 +23,8 @@ from .bounds import (
     normwise,
     of_tiles,
     oracle,
-)  # fmt: skip
+    rounded,
+)
 from .data import PRODUCT_BITS, exchanged, host_dtype, inputs, is_read
 
 
@@ -100,16 +101,20 @@ def _limit(
         return np.where(1 / UNIT[p.dtype] > A, 0, limit)  # larger ones are products of more bits
     if tier == "integers":
         return np.minimum(limit, 0.5)
-    if tier not in ("random", "spot") or accuracy in ("tf32", "half") or p.dtype in ACCUMULATOR:
+    if tier not in ("random", "spot") or p.dtype in ACCUMULATOR:
         return limit
-    if accuracy == "elementwise" or (tier == "random" and not held):
+    if accuracy == "elementwise" or (
+        tier == "random" and not held and accuracy in ("tilewise", "normwise")
+    ):
         return np.minimum(limit, likely(p, A))
-    if accuracy == "normwise" and tier == "random":
+    if accuracy != "tilewise" and tier == "random":
         return limit
-    of_tile = likely(p, A + of_tiles(p, x, w))
-    return np.minimum(
-        limit, of_tile if accuracy == "tilewise" else of_tile + normwise(p, x, w, UNIT[p.dtype])
-    )
+    of_own = likely(p, A + of_tiles(p, x, w))
+    if accuracy != "tilewise":
+        of_own = of_own + normwise(p, x, w, UNIT[p.dtype])
+    if accuracy in ("tf32", "half"):
+        of_own = of_own + rounded(p, A, accuracy, rounded_to)
+    return np.minimum(limit, of_own)
 
 
 def _describe(
@@ -130,7 +135,7 @@ def _describe(
 
 
 @lru_cache(maxsize=12)
-def _data(p: Conv2d, seed: int, tier: str, accuracy: str, of: str = "") -> tuple:
+def drawn(p: Conv2d, seed: int, tier: str, accuracy: str = "", of: str = "") -> tuple:
     """x, w, b, read-only; ``of`` names the one of which two values have changed places."""
     x, w, b = inputs(p, seed, tier, accuracy)
     if of == "w":
@@ -158,29 +163,29 @@ def examine(kernel: Any, p: Conv2d, seed: int = 0, plan: Any = None) -> Verdict:
     first = (seed, "exact" if accuracy == "elementwise" else "integers", accuracy)
     calls: list[tuple[tuple, bool]] = [  # which data, and whether on the weights that were packed first
         (first, True),
-        ((seed + 1, "random", ""), False),
-        ((seed + 1, "spot", ""), False),
+        ((seed + 1, "random"), False),
+        ((seed + 1, "spot"), False),
         ((*first, "w"), False),
         ((*first, "x"), True),
         (first, True),
     ]
     if accuracy == "elementwise" and p.dtype in PRODUCT_BITS:
-        calls.insert(2, ((seed, "wide", ""), False))
-    exact = _data(p, *calls[0][0])
+        calls.insert(2, ((seed, "wide"), False))
+    exact = drawn(p, *calls[0][0])
     x, w, b = arrays = [None if a is None else backend.to_device(a) for a in exact]
     held = list(exact)  # what was last written to x, w and b
     weights = plan.pack(w, b)
     earlier: list[tuple[Any, np.ndarray]] = []  # outputs, and what they held when they were made
     score = Verdict(True)
     for number, (which, packed_first) in enumerate(calls):
-        data, tier = _data(p, *which), which[1]
+        data, tier = drawn(p, *which), which[1]
         for i, values in enumerate(data):
             if values is not None and (i == 0 or not packed_first or plan.pack is keep):
                 backend.overwrite(arrays[i], values)
                 held[i] = values
         y = plan.run(x, weights if packed_first else plan.pack(w, b))
         home = snapshot(backend, y)
-        known = known_once(_data, p, *which)
+        known = known_once(drawn, p, *which)
         verdict = judge(home, p, *data, tier=tier, known=known, **kernel.promise)
         if not verdict.ok:
             return (
