@@ -15,6 +15,7 @@ from wrong_kernels import round_to_bits as to_bits
 
 from convzoo import Conv2d
 from convzoo.reference import ACCURACIES, TIERS, allowed, inputs, judge, known_once, magnitude, oracle, window_of
+from convzoo.reference.bounds import REACH, of_tiles
 
 # --- the oracle against numbers computed by hand -----------------------------------------------------
 
@@ -443,3 +444,21 @@ def test_honest_stand_in_is_honest():
         data = inputs(p, 0, "exact")
         plan = HONEST.plan(p)
         np.testing.assert_array_equal(plan.run(data[0], plan.pack(*data[1:])), oracle(p, *data))
+
+
+@given(p=problems(), seed=st.integers(0, 9))
+def test_largest_pixels_within_reach_are_those_that_near_outputs_read(p, seed):
+    """T of ``bounds``, output by output, from the words of its definition."""
+    x, w, _ = inputs(p, seed)
+    image = np.abs(x.transpose(0, 3, 1, 2) if p.layout == "nhwc" else x).astype(np.float64)
+    got = of_tiles(p, x, w)
+    got = got.transpose(0, 3, 1, 2) if p.layout == "nhwc" else got
+    n, k, i, j = (seed % size for size in got.shape)
+    rows, columns = (
+        slice(max(0, (at - REACH) * stride - before), max(0, (at + REACH) * stride - before + extent))
+        for at, stride, before, extent in zip((i, j), p.stride, p.padding[::2], p.extent, strict=True)
+    )
+    first = k // (p.K // p.groups) * (p.C // p.groups)
+    largest = image[n, first : first + p.C // p.groups, rows, columns].max(axis=(1, 2), initial=0)
+    want = (largest * np.abs(w[k]).sum(axis=(1, 2), dtype=np.float64)).sum()
+    assert np.isclose(got[n, k, i, j], want)

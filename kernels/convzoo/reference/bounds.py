@@ -131,12 +131,20 @@ def of_tiles(p: Conv2d, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """T, in the layout of p: |x| conv |w| with the largest |x| within reach in the place of each."""
     x = np.abs(x.transpose(0, 3, 1, 2) if p.layout == "nhwc" else x)
     for axis in (0, 1):
-        x = np.moveaxis(x, axis + 2, 0)
-        x = np.array([x[some].max(axis=0, initial=0) for some in span(p, axis, REACH)])
-        x = np.moveaxis(x, 0, axis + 2)
+        x = _largest_in(np.moveaxis(x, axis + 2, -1), *span(p, axis, REACH))
+        x = np.moveaxis(x, -1, axis + 2)
     filters = np.abs(w).sum(axis=(2, 3), keepdims=True, dtype=np.float64)
     pointwise = Conv2d(p.N, p.C, p.P, p.Q, p.K, 1, 1, groups=p.groups)
     return in_layout(p, correlate(pointwise, x, filters))
+
+
+def _largest_in(a: np.ndarray, first: np.ndarray, length: int) -> np.ndarray:
+    """Along the last axis, the largest of so many numbers from each of these on, or 0; some lie outside of ``a``."""
+    before, after = max(0, -int(first.min())), max(0, int(first.max()) + length - a.shape[-1])
+    a, width = np.pad(a, [(0, 0)] * (a.ndim - 1) + [(before, after)]), 1
+    while 2 * width <= length:
+        a, width = np.maximum(a[..., : a.shape[-1] - width], a[..., width:]), 2 * width
+    return np.maximum(a[..., first + before], a[..., first + before + length - width])
 
 
 def allowed(

@@ -190,8 +190,8 @@ def _met(p: Conv2d, axis: int) -> np.ndarray:
     return met
 
 
-def span(p: Conv2d, axis: int, reach: int) -> list[slice]:
-    """For each output along one axis, what outputs at most ``reach`` away read of x, inside y or not."""
-    at, size = _reads(p, axis), (p.H, p.W)[axis]
-    first, last = at.min(axis=1) - reach * p.stride[axis], at.max(axis=1) + reach * p.stride[axis]
-    return [slice(max(0, i), max(0, min(size, j + 1))) for i, j in zip(first, last, strict=True)]
+def span(p: Conv2d, axis: int, reach: int) -> tuple[np.ndarray, int]:
+    """For each output along one axis, where begins in x what outputs at most ``reach`` away read, inside y or
+    not, and how long that is."""
+    at = _reads(p, axis)[:, 0] - reach * p.stride[axis]
+    return at, 2 * reach * p.stride[axis] + p.extent[axis]

@@ -22,6 +22,7 @@ Numbers of 1e30 are not asked of what is rounded to float16, which has none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -172,8 +173,9 @@ def _spread(p: Conv2d, at: tuple, strength: int) -> np.ndarray:
     """The outputs that a pixel which is no number may harm although they do not see it."""
     found, (n, _, *place) = np.zeros((p.N, p.K, p.P, p.Q), bool), at
     if strength == ACCURACIES.index("tilewise"):
+        spans = [span(p, axis, REACH) for axis in (0, 1)]
         rows, columns = (
-            [s.start <= i < s.stop for s in span(p, axis, REACH)] for axis, i in enumerate(place)
+            (first <= i) & (i < first + n) for (first, n), i in zip(spans, place, strict=True)
         )
         found[n] = np.outer(rows, columns)
     elif strength:
@@ -191,14 +193,13 @@ def _near_overflow(
     strength: int,
 ) -> Case:
     """x as large as its type allows, and w so small that sums of absolute values stay below half of that."""
-    largest = float(np.finfo(x.dtype).max)
-    within = largest / AMPLIFIED if strength else largest
-    of_x = 2.0 ** np.floor(np.log2(0.99 * within / np.abs(x).max()))
-    sums = max(float(A.max()), float(of_tiles(p, x, w).max()) if strength else 0)
-    of_w = 2.0 ** np.floor(np.log2(within / 2 / of_x / sums))
-    scale = of_x * of_w
-    data = x * x.dtype.type(of_x), w * w.dtype.type(of_w), b if b is None else b * b.dtype.type(scale)
-    return Case("sums near overflow", data, y * scale, A * scale, tier="random")
+    largest = math.log2(np.finfo(x.dtype).max) - (math.log2(AMPLIFIED) if strength else 0)
+    of_x = math.floor(largest + math.log2(0.99) - math.log2(np.abs(x).max()))
+    sums = max(float(A.max()), float(of_tiles(p, x, w).max()) if strength else 0) or 1
+    of_w = math.floor(largest - 1 - of_x - math.log2(sums))
+    scale = 2.0 ** (of_x + of_w)
+    data = np.ldexp(x, of_x), np.ldexp(w, of_w), b if b is None else np.ldexp(b, of_x + of_w)
+    return Case("sums near overflow", data, y * scale, A * scale)
 
 
 def _not_finite_in_w(

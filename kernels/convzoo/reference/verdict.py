@@ -59,7 +59,7 @@ def judge(
     y64, A = known or (oracle(p, x, w, b), magnitude(p, x, w, b))
     with np.errstate(invalid="ignore"):
         error = np.abs(y - y64)
-    held = norm_holds(p, x, w, A, error)
+    held = tier != "random" or accuracy not in ("tilewise", "normwise") or norm_holds(p, x, w, A, error)
     right, score, budget = True, 0.0, 0.0
     each = max(1, CHUNK_BYTES // max(1, error[:1].nbytes))
     for n in range(0, p.N, each):  # what is made of so few images stays in cache
@@ -103,9 +103,7 @@ def _limit(
         return np.minimum(limit, 0.5)
     if tier not in ("random", "spot") or p.dtype in ACCUMULATOR:
         return limit
-    if accuracy == "elementwise" or (
-        tier == "random" and not held and accuracy in ("tilewise", "normwise")
-    ):
+    if accuracy == "elementwise" or not held:
         return np.minimum(limit, likely(p, A))
     if accuracy != "tilewise" and tier == "random":
         return limit
