@@ -193,9 +193,43 @@ def test_rule_behind_auto_names_kernels_that_exist():
     for owner in ("numpy", "torch", "cupy", "numba_cuda"):
         for device in ("cpu", "cuda", "mps"):
             for scenario in ("eager", "packed"):
-                for text in ("n1c8h5w6k4r3s3", "n1c8h5w6k8r3s3-g8", "n8c64h56w56k64r1s1"):
-                    found = rule(Conv2d.parse(text), owner, device, scenario)
-                    assert found and set(found) <= set(convzoo.names()), (owner, device, found)
+                for text in ("n1c8h5w6k4r3s3", "n1c8h5w6k8r3s3-g8", "n8c64h56w56k64r1s1", "n8c64h56w56k64r3s3-f64"):
+                    for accuracy in ACCURACIES:
+                        for capability in (None, 70, 80, 86, 90, 100):
+                            p = Conv2d.parse(text)
+                            found = rule(p, owner, device, scenario, accuracy, capability)
+                            assert found and set(found) <= set(convzoo.names()), (owner, device, found)
+                            assert len(set(found)) >= len(found) - (owner == "torch")
+                            for kernel in map(catalog.find, found):
+                                assert ACCURACIES.index(kernel.accuracy) <= ACCURACIES.index(accuracy), found
+                            assert p.dtype in catalog.find(found[0]).dtypes
+
+
+@pytest.mark.parametrize(
+    "problem, owner, accuracy, capability, first",
+    [
+        ("n32c256h56w56k256r3s3-p1", "cupy", "elementwise", 90, "cupy/wgmma_3xtf32"),
+        ("n32c256h56w56k256r3s3-p1", "cupy", "elementwise", 100, "cupy/tensor_core_3xtf32"),
+        ("n32c256h56w56k256r3s3-p1", "cupy", "elementwise", 80, "cupy/tensor_core_3xtf32"),
+        ("n32c256h56w56k256r3s3-p1", "cupy", "elementwise", 70, "cupy/raw_register_tile"),
+        ("n32c256h56w56k256r3s3-p1", "cupy", "tf32", 90, "cupy/tensor_core_tf32"),
+        ("n32c3h56w56k64r3s3-p1", "cupy", "elementwise", 90, "cupy/raw_register_tile"),  # 27 products
+        ("n32c256h56w56k256r3s3-p1-f64", "cupy", "tf32", 90, "cupy/im2col"),
+        ("n32c256h56w56k256r3s3-p1-g256", "cupy", "elementwise", 90, "cupy/raw_naive"),
+        ("n32c256h56w56k256r3s3-p1", "numba_cuda", "elementwise", 90, "numba_cuda/tensor_core_3xtf32"),
+        ("n32c256h56w56k256r3s3-p1", "numba_cuda", "tilewise", 90, "numba_cuda/winograd"),
+        ("n32c256h56w56k256r3s3-p1", "numba_cuda", "tf32", 80, "numba_cuda/tensor_core_tf32"),
+        ("n32c256h56w56k16r3s3-p1", "numba_cuda", "elementwise", 80, "numba_cuda/async_tile"),
+        ("n32c256h56w56k256r3s3-p1", "numba_cuda", "elementwise", 70, "numba_cuda/vector_loads"),
+        ("n32c256h56w56k256r3s3-p1-f64", "numba_cuda", "elementwise", 90, "numba_cuda/register_tile"),
+        ("n32c256h56w56k256r3s3-p1", "numba_cuda", "elementwise", None, "numba_cuda/shared_tile"),  # simulated
+        ("n32c256h56w56k256r3s3-p1-g256", "numba_cuda", "elementwise", 90, "numba_cuda/shared_tile"),
+    ],
+)
+def test_rule_for_gpus_knows_guarantee_capability_and_shape(problem, owner, accuracy, capability, first):
+    """Unmeasured: what follows from the kernels' own statements. Nothing here says that it is fastest."""
+    for scenario in ("eager", "packed"):
+        assert auto.rule(Conv2d.parse(problem), owner, "cuda", scenario, accuracy, capability)[0] == first
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,43 @@
-"""The choice behind kernel="auto": a written rule, made from recorded results."""
+"""The choice behind kernel="auto": a written rule, made from recorded results where there are any.
+
+The rule for arrays on a GPU is unmeasured: no GPU's record exists yet. It follows from what each kernel's file
+states: its guarantee, the compute capability that it needs, and the shapes that leave its tiles idle.
+"""
 
 from __future__ import annotations
 
 from .problem import Conv2d
 
+ROUNDED = ("tf32", "half")  # guarantees that let products be rounded before they are added
+FEW_TAPS = 32  # products in a sum, below which tensor cores break the elementwise bound
+
 
 def rule(
-    p: Conv2d, owner: str | None, device: str, scenario: str, accuracy: str = "elementwise"
-) -> list[str]:
+    p: Conv2d, owner: str | None, device: str, scenario: str, accuracy: str = "elementwise",
+    capability: int | None = None,
+) -> list[str]:  # fmt: skip
     """The written rule behind kernel="auto": names in the order in which they are tried.
 
-    The library of the arrays decides the family; within it the rule follows recorded results.
+    The library of the arrays decides the family. ``capability`` is a GPU's compute capability, as 90 for
+    9.0; None for Numba's simulator.
     """
     if owner == "torch":
         if device != "cpu":
-            return [f"torch_{device}/builtin"]
-        first = "packed" if scenario == "packed" else "builtin"
+            rounded = device == "cuda" and accuracy in ROUNDED and p.dtype == "float32"
+            return [*["torch_cuda/tf32"] * rounded, f"torch_{device}/builtin"]
+        first = "packed" if scenario == "packed" and p.dtype == "float32" else "builtin"
         return [f"torch_cpu/{first}", "torch_cpu/builtin"]
     if owner == "cupy":
-        return ["cupy/im2col", "cupy/shifted", "cupy/raw_naive"]
+        # with groups = C a matrix product would be of one row
+        plain = (
+            ["raw_naive", "im2col", "shifted"]
+            if p.groups == p.C
+            else ["im2col", "shifted", "raw_naive"]
+        )
+        return [f"cupy/{idea}" for idea in (*_tiles_on_cupy(p, accuracy, capability or 0), *plain)]
     if owner == "numba_cuda":
-        return ["numba_cuda/shared_tile", "numba_cuda/coalesced", "numba_cuda/naive"]
+        tiles = _tiles_on_numba_cuda(p, accuracy, capability or 0)
+        return [f"numba_cuda/{idea}" for idea in (*tiles, "shared_tile", "coalesced", "naive")]
     order = _rule_for_numpy(p, scenario == "packed", accuracy)
     return [*_on_a_matrix_unit(p, scenario, accuracy), *order, "numpy/im2col", "numpy/shifted"]
 
@@ -33,6 +50,36 @@ def _on_a_matrix_unit(p: Conv2d, scenario: str, accuracy: str) -> list[str]:
     # with stride 1 Winograd makes 3 x 3 filters cheaper where more than the elementwise guarantee is not asked
     winograd = accuracy == "normwise" and p.R * p.S > 1 and p.stride == (1, 1)
     return [*own, *([] if winograd else ["numba/amx_6xbf16"])]
+
+
+def _tiles_on_cupy(p: Conv2d, accuracy: str, capability: int) -> list[str]:
+    """Unmeasured: kernels with a tile of sums in registers, the one with most multiply-adds a cycle first."""
+    outputs, found = p.K // p.groups, []
+    if p.dtype != "float32" or outputs < 32:  # fewer filters leave most of a tile idle
+        return found
+    if accuracy in ROUNDED and capability >= 80:
+        found.append("tensor_core_tf32")
+    if p.taps >= FEW_TAPS and capability == 90:
+        found.append("wgmma_3xtf32")
+    if p.taps >= FEW_TAPS and capability >= 80:
+        found.append("tensor_core_3xtf32")
+    return [*found, "raw_register_tile"]
+
+
+def _tiles_on_numba_cuda(p: Conv2d, accuracy: str, capability: int) -> list[str]:
+    """Unmeasured: the same for kernels that need the package numba-cuda and a real GPU."""
+    outputs, found, single = p.K // p.groups, [], p.dtype == "float32"
+    if outputs < 16 or not capability:
+        return found
+    if single and accuracy in ROUNDED and capability >= 80 and outputs >= 64:
+        found.append("tensor_core_tf32")
+    if single and accuracy != "elementwise" and min(p.C, outputs) >= 32:  # else all is transforms
+        found.append("winograd")  # refuses all but 3 x 3 filters at stride 1
+    if single and p.taps >= FEW_TAPS and capability >= 80 and outputs >= 32:
+        found.append("tensor_core_3xtf32")
+    if single:
+        found.append("async_tile" if capability >= 80 else "vector_loads")
+    return [*found, "register_tile"]
 
 
 def _rule_for_numpy(p: Conv2d, packed: bool, accuracy: str) -> list[str]:

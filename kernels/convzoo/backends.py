@@ -208,6 +208,10 @@ class Cuda(Backend):
                 self.name, "CUDA context", "or use the GPU in one of the processes only"
             )
 
+    def capability(self) -> int | None:
+        """The compute capability of the current device, as 90 for 9.0; None for a simulated one."""
+        raise NotImplementedError
+
 
 class NumbaCuda(Cuda):
     """numba.cuda on the current CUDA device, or its simulator where NUMBA_ENABLE_CUDASIM=1."""
@@ -259,6 +263,14 @@ class NumbaCuda(Cuda):
         from numba import cuda
 
         cuda.synchronize()
+
+    def capability(self) -> int | None:
+        from numba import cuda
+
+        if self.simulated:
+            return None
+        major, minor = cuda.get_current_device().compute_capability
+        return 10 * major + minor
 
     def device_clock(self) -> Any:
         from numba import cuda
@@ -318,6 +330,11 @@ class Cupy(Cuda):
         import cupy
 
         cupy.cuda.Device().synchronize()
+
+    def capability(self) -> int | None:
+        import cupy
+
+        return int(cupy.cuda.Device().compute_capability)
 
     def device_clock(self) -> Any:
         import cupy

@@ -32,7 +32,7 @@ def conv2d(
     float64). ``stride``, ``dilation``: an int or (h, w). ``padding``: an int, (h, w), ((top, bottom),
     (left, right)), "same" or "valid". ``kernel``: a name from ``convzoo.names()``, or "auto", which
     takes the fastest that guarantees at least ``accuracy`` (see ``convzoo.reference``): "elementwise", or
-    "tilewise" to let Winograd's scheme in.
+    "tilewise" to let Winograd's scheme in. For arrays on a GPU that choice is unmeasured (see ``convzoo.auto``).
 
     Arrays of the kernel's own library go in and come out without a copy; NumPy arrays are accepted by
     every kernel and come back as NumPy. Raises TypeError or ValueError for wrong arguments, Unavailable
@@ -290,7 +290,8 @@ def _choose(
 ) -> tuple[str, Plan]:
     """The first kernel of the written rule that can run here and do this problem."""
     reasons = []
-    for name in auto.rule(p, owner, device, scenario, accuracy):
+    capability = BACKENDS[owner].capability() if owner in ("cupy", "numba_cuda") else None
+    for name in auto.rule(p, owner, device, scenario, accuracy, capability):
         try:
             return name, plan(p, name)
         except (Unavailable, Unsupported) as reason:  # the next of the rule may still do it
