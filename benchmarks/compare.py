@@ -14,7 +14,7 @@ from typing import Any
 
 from convzoo import Conv2d
 
-from . import ceilings, plausibility
+from . import ceilings, plausibility, roofline
 from .evidence import interval
 from .problems import Layer
 from .processes import Worker
@@ -246,7 +246,7 @@ class Sweep:
                 again = ceilings.measure(self.threads)
             except ceilings.Unmeasured:
                 break
-            self.ceilings = plausibility.best_of(self.ceilings, again)
+            self.ceilings = roofline.best_of(self.ceilings, again)
             self.record.add({"kind": "ceilings", "ceilings": self.ceilings})
             why = plausibility.mistrust(*cause, self.ceilings, self.threads, reply["accuracy"])
             if not why:

@@ -83,6 +83,7 @@ class Watch:
             if name.startswith("benchmarks."):
                 importlib.import_module(name)
         self._backend = backend
+        backend.used = True  # as its first plan would say: no change that a kernel made
         self._before = dict(self._rests())
         self._settings = dict(settings())
         self._threads = set(threading.enumerate())

@@ -11,13 +11,11 @@ from typing import Any
 
 from convzoo.catalog import find
 
-from . import formula, hardware, machine_file
-from .plausibility import arithmetic, useful_flops
+from . import formula, hardware, machine_file, roofline
 from .processes import Worker
 from .stopwatch import Effort
 
 EFFORT = Effort(sample=0.01, warm_up=0.03, budget=0.3, fewest=3, most=30)
-PRIVATE = ("L1", "L2")  # levels that every core has for itself
 
 
 def explain(kernel: str, problem: Any, scenario: str, threads: int, timeout: float = 120.0) -> dict[str, Any]:
@@ -34,7 +32,7 @@ def explain(kernel: str, problem: Any, scenario: str, threads: int, timeout: flo
         "algorithm": k.algorithm,
         "accuracy": k.accuracy,
         "flops": problem.flops,
-        "useful_flops": useful_flops(problem),
+        "useful_flops": roofline.useful_flops(problem),
         "min_bytes": problem.min_bytes,
         "cost": {key: asdict(cost) for key, cost in formula.costs(k.doc, problem).items()},
     }
@@ -86,16 +84,12 @@ def bounds(
     bandwidth of the smallest level that holds them all. None where the ceilings were not measured for these
     threads and this dtype.
     """
-    try:
-        fma = arithmetic(ceilings, problem.dtype, threads, accuracy)
-        reads = ceilings["read_gb_per_s"][str(threads)]
-        level = level_of(problem.min_bytes, threads)
-        bandwidth = reads[level]
-    except KeyError:
+    fma = roofline.arithmetic(ceilings, problem.dtype, threads, accuracy)
+    level = roofline.level_of(problem.min_bytes, hardware.cache_bytes(), threads)
+    bandwidth = roofline.rates(ceilings, "read_gb_per_s", threads).get(level)
+    if not fma or bandwidth is None:
         return None
-    if not fma:
-        return None
-    by_fma = useful_flops(problem) / (fma * 1e9)
+    by_fma = roofline.useful_flops(problem) / (fma * 1e9)
     by_bytes = problem.min_bytes / (bandwidth * 1e9)
     return {
         "fma_gflops_per_s": fma,
@@ -106,14 +100,6 @@ def bounds(
         "seconds": max(by_fma, by_bytes),
         "binds": "arithmetic" if by_fma >= by_bytes else "traffic",
     }
-
-
-def level_of(size: int, threads: int) -> str:
-    """The smallest level of the memory that holds so many bytes, the private ones of all cores together."""
-    for level, capacity in hardware.cache_bytes().items():
-        if level != "DRAM" and size <= capacity * (threads if level in PRIVATE else 1):
-            return level
-    return "DRAM"
 
 
 def show(x: dict[str, Any]) -> None:

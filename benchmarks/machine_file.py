@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .plausibility import best_of
 from .record import OWN, PUBLISHED
+from .roofline import best_of
 
 SCHEMA = "convzoo.machine/1"
 

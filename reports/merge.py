@@ -17,9 +17,10 @@ from typing import Any
 
 from benchmarks import words as say
 from benchmarks.record import OWN, named
+from benchmarks.roofline import best_of
 
 from . import vet
-from .values import Unreadable, mapping, number, text
+from .values import Unreadable, mapping, text
 from .vet import Refused
 
 MACHINE_SCHEMA = "convzoo.machine/1"
@@ -279,19 +280,6 @@ def _first(data: bytes) -> dict[str, Any]:
         return mapping(json.loads(data.partition(b"\n")[0]))
     except (ValueError, RecursionError):
         return {}
-
-
-def best_of(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """The higher of two measurements of each ceiling: noise only ever pulls one down."""
-    merged: dict[str, Any] = {}
-    for key in dict.fromkeys([*a, *b]):
-        x, y = a.get(key), b.get(key)
-        if isinstance(x, dict) or isinstance(y, dict):
-            merged[key] = best_of(mapping(x), mapping(y))
-        else:
-            values = [v for v in (number(x), number(y)) if v is not None]
-            merged[key] = max(values) if values else text(x if x is not None else y)
-    return merged
 
 
 def told(verdicts: list[Verdict], dry: bool) -> tuple[list[str], list[str]]:

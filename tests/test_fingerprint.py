@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import convzoo
-from benchmarks import explain, formula
+from benchmarks import explain, formula, roofline
 from benchmarks.fingerprint import fingerprint, read_assembly, read_sass, read_verbose, short_name
 from convzoo import Conv2d, Plan
 from convzoo.catalog import find
@@ -408,7 +408,7 @@ def test_bounds_say_which_side_binds(monkeypatch):
     sizes = {"L1": 2**15, "L2": 2**20, "L3": 2**24, "DRAM": 2**26}
     monkeypatch.setattr(explain.hardware, "cache_bytes", lambda: sizes)
     levels = [(2**16, "L1"), (2**16 + 1, "L2"), (2**21 + 1, "L3"), (2**24 + 1, "DRAM"), (2**40, "DRAM")]
-    assert [explain.level_of(size, 2) for size, _ in levels] == [level for _, level in levels]
+    assert [roofline.level_of(size, sizes, 2) for size, _ in levels] == [level for _, level in levels]
     deep = explain.bounds(Conv2d.parse("n1c256h14w14k256r3s3-nobias"), CEILINGS, 2)
     assert deep["binds"] == "arithmetic" and deep["level"] == "L3"
     assert deep["seconds"] == pytest.approx(2 * 256 * 256 * 144 * 9 / 500e9)

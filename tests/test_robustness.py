@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compare, plausibility, record
+from benchmarks import compare, plausibility, record, roofline
 from benchmarks.problems import resolve
 from benchmarks.stopwatch import Effort
 from convzoo import Conv2d
@@ -217,9 +217,9 @@ def test_floor_is_the_larger_of_arithmetic_and_bytes(problem, algorithm, least):
 
 
 def test_useful_flops_leaves_out_the_padding():
-    assert plausibility.useful_flops(Conv2d.parse("n1c1h3w3k1r3s3-p1")) == 2 * 7 * 7
+    assert roofline.useful_flops(Conv2d.parse("n1c1h3w3k1r3s3-p1")) == 2 * 7 * 7
     p = Conv2d.parse("n2c4h9w8k6r3s2-st2x3-p1_2_0_3-d2x1-g2")
-    assert plausibility.useful_flops(p) < p.flops
+    assert roofline.useful_flops(p) < p.flops
 
 
 def test_impossible_time_is_mistrusted_and_has_no_time(tmp_path, monkeypatch):
