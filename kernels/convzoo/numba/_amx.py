@@ -334,6 +334,20 @@ def _right_pairs(v, parts, whole, _, x, plane, channels, pixels, to, pair_step, 
     _note(v, sizes, largest)
 
 
+def _planes(
+    v, U, V, flag, planes, plane, source_plane, target, source, lines, target_step, source_step, width, left,
+    count, step,
+):  # fmt: skip
+    """``_simd._copy_every`` for ``planes`` planes, ``plane`` apart in the copy and ``source_plane`` in x."""
+
+    def one(values):
+        lengths = (lines, target_step, source_step, width, left, count, step)
+        _simd._copy_every(v, U, V, flag, *values, *lengths)
+        return [v.add(values[0], plane), v.add(values[1], source_plane)]
+
+    v.loop(planes, [target, source], one)
+
+
 def _left_lines(v, parts, _, __, x, pixel, channels, to, part_step, n, sizes):
     """``n`` pixels of 32 channels, of which the first ``channels`` are there, as lines of 64 bytes."""
     bits = Bits(v)
@@ -440,8 +454,10 @@ def _turned_out(v, rows_of_tile, _, __, sums, y, y_channel, table, count, channe
         _segments(v, table, count, store)
 
 
-_ROUTINES = (_sums, _right_pairs, _left_lines, _turned_lines, _columns_out, _lines_out, _turned_out)
-SUMS, RIGHT_PAIRS, LEFT_LINES, TURNED_LINES, COLUMNS_OUT, LINES_OUT, TURNED_OUT = range(7)
+_ROUTINES = (
+    _sums, _right_pairs, _planes, _left_lines, _turned_lines, _columns_out, _lines_out, _turned_out,
+)  # fmt: skip
+SUMS, RIGHT_PAIRS, PLANES, LEFT_LINES, TURNED_LINES, COLUMNS_OUT, LINES_OUT, TURNED_OUT = range(8)
 
 
 _address = _simd.addresses(_ROUTINES)

@@ -18,7 +18,6 @@ Numbers  that parts cannot hold (infinity, NaN, 2**127 and more) are noticed whi
 Source   own
 """
 
-import os
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -26,6 +25,7 @@ from itertools import product
 import numpy as np
 from numba import config, from_dtype, get_num_threads, njit, prange, types
 
+from convzoo import caches
 from convzoo.numba import _amx, _memory, _simd
 from convzoo.numba._amx import CHANNELS, ROWS, TILE, configure, release
 from convzoo.numba._simd import call
@@ -35,7 +35,6 @@ from convzoo.problem import Conv2d
 SERIAL_FLOPS = 2e6
 BLOCK = 2 * ROWS  # output channels of a product, and pixels in ``columns``
 SMALLEST = 16  # channels of a group, below which half of every product is zeros
-FAR = 6  # bytes a cycle that one core reads from beyond its L2, about
 NEAR = 4  # up to this stride rows are read as whole vectors
 LARGEST = 0x7F000000  # bits of 2**127: from here on parts overflow, or x was no number
 GEOMETRY = _simd.record(
@@ -92,16 +91,15 @@ def split_planes(j, image, first, chunk, a, b, to, room, sizes):
     below, pitch = j.lines + 1 - above - inside, 4 * j.pitch
     channels = min(CHANNELS, j.inputs - CHANNELS * chunk)
     source = image + ((begin + above * j.stride_h) * j.W + column) * 4
-    for c in range(CHANNELS):
-        plane = room + c * j.plane
-        if c >= channels:
-            call(j.copy, (plane, image, j.lines + 1, pitch, 0, j.pitch, 0, 0, 4))
-            continue
-        at = source + c * j.x_channel
-        call(j.copy, (plane, image, above, pitch, 0, j.pitch, 0, 0, 4))
-        rows = (inside, pitch, j.stride_h * j.W * 4, j.pitch, before, count, j.stride_w * 4)
-        call(j.copy, (plane + above * pitch, at, *rows))
-        call(j.copy, (plane + (above + inside) * pitch, image, below, pitch, 0, j.pitch, 0, 0, 4))
+    many, rows = (channels, j.plane, 0), j.stride_h * j.W * 4
+    if above:
+        call(j.copy, (*many, room, image, above, pitch, 0, j.pitch, 0, 0, 4))
+    span = (inside, pitch, rows, j.pitch, before, count, j.stride_w * 4)
+    call(j.copy, (channels, j.plane, j.x_channel, room + above * pitch, source, *span))
+    call(j.copy, (*many, room + (above + inside) * pitch, image, below, pitch, 0, j.pitch, 0, 0, 4))
+    if channels < CHANNELS:
+        many, at = (CHANNELS - channels, j.plane, 0), room + channels * j.plane
+        call(j.copy, (*many, at, image, j.lines + 1, pitch, 0, j.pitch, 0, 0, 4))
     call(j.split, (room, j.plane, to, j.x_part, j.line_count // ROWS, sizes))
 
 
@@ -200,10 +198,8 @@ def split_columns(j, x, n, images, first, count, g, panel, planes, sizes):
             if j.copy:  # every second pixel, say: side by side first
                 rows, Q = count // j.width, j.width
                 at += first // Q * j.stride_h * j.x_row
-                for c in range(channels):
-                    source = at + c * plane
-                    step, number = j.stride_h * j.x_row, 4 * j.stride_w
-                    call(j.copy, (planes + c * j.plane, source, rows, 4 * Q, step, Q, 0, Q, number))
+                span = (rows, 4 * Q, j.stride_h * j.x_row, Q, 0, Q, 4 * j.stride_w)
+                call(j.copy, (channels, j.plane, plane, planes, at, *span))
                 at, plane = planes, j.plane
             else:
                 at += 4 * first
@@ -321,14 +317,6 @@ def compiled(by_columns: bool, parallel: bool, real: int):
 # --- the plan ----------------------------------------------------------------------------------------
 
 
-def level_two() -> int:
-    """Bytes of a core's second cache: 1 MB where the system does not say."""
-    try:
-        return os.sysconf("SC_LEVEL2_CACHE_SIZE") or 2**20
-    except (ValueError, OSError, AttributeError):
-        return 2**20
-
-
 def start(p: Conv2d, parts: int) -> np.ndarray:
     """The numbers of a problem that both forms need."""
     j = np.zeros(1, GEOMETRY)
@@ -444,7 +432,7 @@ def describe_columns(p: Conv2d, parts: int, pixels: int, images: int):
 def panels(p: Conv2d, parts: int, by_columns: bool, threads: int):
     """The best size of a panel: (cycles, rows or pixels, images, shape of a tile, ways to share channels)."""
     chunks, blocks = -(-(p.C // p.groups) // CHANNELS), -(-(p.K // p.groups) // BLOCK)
-    steps, room = chunks * p.R * p.S, level_two()
+    steps, room, rate = chunks * p.R * p.S, caches.here().L2, caches.here().rate
     products, found = {3: 6, 2: 3, 1: 1}[parts], []
     whole = p.stride != (1, 1)
     count, unit = (p.P * p.Q, p.Q if whole else BLOCK) if by_columns else (p.P, 1)
@@ -453,7 +441,7 @@ def panels(p: Conv2d, parts: int, by_columns: bool, threads: int):
     for size, images in options:
         if by_columns:
             shape, pairs = (ROWS, True), images * -(-size // BLOCK)
-            lines = pairs * BLOCK
+            lines, called = pairs * BLOCK, 40 * CHANNELS * images  # runs of pixels far apart
         else:
             _, phases, pitch, lines = lines_of(p, size)
             made = [
@@ -461,6 +449,7 @@ def panels(p: Conv2d, parts: int, by_columns: bool, threads: int):
             ]
             pairs, shape = min(made, key=lambda m: m[0] * max(m[1][0], 13))
             lines *= images * len(phases)
+            called = 60 * images * len(phases) * (size if p.layout == "nhwc" else CHANNELS + 10 * size)
         panel = lines * chunks * parts * 64
         if panel > room // 2 and (size, images) != (min(sizes), 1):
             continue
@@ -469,9 +458,8 @@ def panels(p: Conv2d, parts: int, by_columns: bool, threads: int):
             own = -(-blocks // ways)
             weights = own * steps * parts * 2 * TILE
             multiply = pairs * own * (steps * products * 4 * max(shape[0], 13) + 60)
-            far = weights / FAR if weights * min(p.groups, units) > room - panel else 0
-            runs = CHANNELS * images if by_columns else size * images  # of numbers of x side by side
-            split = chunks * (22 * lines + 40 * runs)
+            far = weights / rate if weights * min(p.groups, units) > room - panel else 0
+            split = chunks * (25 * lines + called)
             cycles = max(multiply, far) + split + own * steps * parts * 2 * TILE / 64
             found.append((-(-units // (threads // ways)) * cycles, size, images, shape, ways))
     return min(found)
@@ -540,7 +528,7 @@ def plan(p: Conv2d, count: int) -> Plan:
         code.append(compiled_code)
     if nchw and (left or p.stride != (1, 1)):
         near = p.stride[1] if p.stride[1] <= NEAR else 0
-        here["copy"] = _simd.entry(_simd.COPY_EVERY, 4, _simd.lanes("float32"), near)[0]
+        here["copy"] = _amx.entry(_amx.PLANES, near)[0]
     rows = [shape[0]] * 6 + [ROWS] * 2 if left else [ROWS] * 8
     here["configuration"] = len(table)
     table = np.concatenate([table, _amx.configuration(rows).view(np.int64)])
