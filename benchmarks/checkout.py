@@ -27,7 +27,7 @@ from typing import Any
 
 from .hardware import library_environment
 from .processes import python_path
-from .record import ROOT
+from .record import ROOT, git
 
 FOLDER = ROOT / ".asv" / "regress"
 CORE = ROOT / "kernels" / "convzoo"
@@ -129,13 +129,13 @@ def make(role: str, revision: str | None, requirement: str | None, borrowed: tup
 def of_commit(role: str, revision: str, requirement: str | None = None, borrowed: tuple[str, ...] = JUDGE) -> Side:
     """The kernels of a commit. ValueError where git knows no such commit, or it has no kernels."""
     try:
-        commit = _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").decode().strip()
+        commit = git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").decode().strip()
     except (OSError, subprocess.CalledProcessError):
         raise ValueError(f"git knows no commit {revision!r} in {ROOT}") from None
 
     def unpack(into: Path) -> None:
         try:
-            archive = _git("archive", commit, "kernels")
+            archive = git("archive", commit, "kernels")
         except subprocess.CalledProcessError:
             raise ValueError(f"commit {revision} has no folder kernels/") from None
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
@@ -148,9 +148,9 @@ def of_commit(role: str, revision: str, requirement: str | None = None, borrowed
 def of_working_tree(role: str, requirement: str | None = None, borrowed: tuple[str, ...] = JUDGE) -> Side:
     """The kernels as they lie here now, copied, so that an edit during the run changes nothing."""
     try:
-        listed = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "kernels")
-        head = _git("rev-parse", "HEAD").decode().strip()
-        dirty = bool(_git("status", "--porcelain", "--", "kernels"))
+        listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "kernels")
+        head = git("rev-parse", "HEAD").decode().strip()
+        dirty = bool(git("status", "--porcelain", "--", "kernels"))
     except (OSError, subprocess.CalledProcessError):
         raise ValueError(f"{ROOT} is no git repository: regress compares commits") from None
     files = [ROOT / name for name in sorted(set(listed.decode().split("\0"))) if name]
@@ -169,11 +169,6 @@ def of_working_tree(role: str, requirement: str | None = None, borrowed: tuple[s
     commit = None if dirty else head
     plain = Side(role, label, commit, ROOT, sys.executable, requirement, borrowed)
     return _side(plain, content.hexdigest(), copy)
-
-
-def _git(*arguments: str) -> bytes:
-    command = ["git", "-C", str(ROOT), *arguments]
-    return subprocess.run(command, check=True, capture_output=True).stdout
 
 
 def _side(side: Side, key: str, fill: Callable[[Path], None]) -> Side:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .record import ROOT
+from .record import ROOT, git
 
 
 @dataclass
@@ -115,12 +115,11 @@ def _places(commits: set[str]) -> dict[str, int]:
 
     Then dates decide alone. They cannot tell commits of one second apart, and a rebase shuffles them.
     """
-    command = ["git", "-C", str(ROOT), "rev-list", "--topo-order", "--reverse", "--all"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        every = git("rev-list", "--topo-order", "--reverse", "--all").decode().split()
     except (OSError, subprocess.CalledProcessError):
         return {}
-    place = {commit: i for i, commit in enumerate(done.stdout.split())}
+    place = {commit: i for i, commit in enumerate(every)}
     return place if commits <= place.keys() else {}
 
 
@@ -143,12 +142,10 @@ def steps(every: list[Series], minimum: float = 0.0) -> list[Step]:
 
 def _between(first: str, second: str) -> int | None:
     """How many commits between the two were never measured; None where git does not know them."""
-    command = ["git", "-C", str(ROOT), "rev-list", "--count", f"{first}..{second}"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return max(0, int(git("rev-list", "--count", f"{first}..{second}")) - 1)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return max(0, int(done.stdout) - 1)
 
 
 def sentence(every: list[Series], found: list[Step]) -> str:

@@ -141,12 +141,15 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 def commit() -> dict[str, Any]:
     """The commit that is measured and whether the tree differs from it.
 
-    From git, or where there is no .git from CONVZOO_COMMIT or a file named COMMIT at the root.
+    From git; where this folder is not the top of a repository (somebody else's may lie around it), from
+    CONVZOO_COMMIT or a file named COMMIT at the root.
     """
     told = os.environ.get("CONVZOO_COMMIT") or _first_line(ROOT / "COMMIT")
     try:
-        head = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--", "kernels", "benchmarks", "pyproject.toml")
+        if Path(git("rev-parse", "--show-toplevel").decode().strip()).resolve() != ROOT:
+            raise FileNotFoundError(f"{ROOT} is not the top of a repository")
+        head = git("rev-parse", "HEAD").decode().strip()
+        changed = git("status", "--porcelain", "--", "kernels", "benchmarks", "pyproject.toml")
         return {"commit": head, "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": told or "unknown", "dirty": told is None}
@@ -159,9 +162,14 @@ def _first_line(path: Path) -> str | None:
         return None
 
 
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+def git(*arguments: str) -> bytes:
+    """What git says about this folder's repository, whoever owns it and whatever a hook has set.
+
+    git refuses a repository of another user, whose settings may run programs: none of them is run here.
+    """
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or k == "GIT_EXEC_PATH"}
+    command = ["git", "-c", f"safe.directory={ROOT}", "-c", "core.fsmonitor=", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, env=ours).stdout
 
 
 def named(word: str | Path, *rooms: Path) -> list[Path]:
@@ -259,7 +267,7 @@ def asv_machine(name: str, hardware: dict[str, Any]) -> dict[str, str]:
 
 def commit_date(commit: str) -> str | None:
     try:
-        return _git("show", "-s", "--format=%cI", commit)
+        return git("show", "-s", "--format=%cI", commit).decode().strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..compare import GPU_BACKENDS
 from ..evidence import interval
-from ..record import IDENTITY, ROOT, SUITE, named, read
+from ..record import IDENTITY, ROOT, SUITE, git, named, read
 
 KEY = ("kernel", "problem", "scenario")
 
@@ -119,12 +119,10 @@ def differences(record: Published, facts: dict[str, Any]) -> list[str]:
 @lru_cache(maxsize=64)
 def _changed_since(commit: str) -> frozenset[str] | None:
     """Files under kernels/ that differ between the commit and this tree; None where git cannot tell."""
-    command = ["git", "-C", str(ROOT), "diff", "--name-only", commit, "--", "kernels"]
     try:
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return frozenset(git("diff", "--name-only", commit, "--", "kernels").decode().split())
     except (OSError, subprocess.CalledProcessError):
         return None
-    return frozenset(done.stdout.split())
 
 
 def why_not(record: Published, kernel: str) -> str | None:
