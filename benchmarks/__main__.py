@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from . import options
+
 FINE, WRONG, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -39,19 +41,19 @@ def parser() -> Parser:
     p = verb("check", "the verdict on kernels' outputs, without timing")
     p.add_argument("kernels", nargs="*", metavar="GLOB", help="default: all")
     p.add_argument("--problems", nargs="+", metavar="SET|FILE|STRING", default=["tiny", "seed", "tails"])
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--timeout", type=float, metavar="SECONDS", default=300.0, help="for one cell")
+    p.add_argument("--seed", type=options.natural, default=0)
+    p.add_argument("--timeout", type=options.seconds, metavar="SECONDS", default=300.0, help="for one cell")
 
     p = verb("compare", "time kernels against each other, each output judged before and after")
     _sweep_options(p)
-    p.add_argument("--machine", metavar="NAME", help="default: made from the hardware")
+    p.add_argument("--machine", type=options.machine_name, metavar="NAME", help="default: made from the hardware")
     p.add_argument("--resume", metavar="RECORD.jsonl", help="go on with an interrupted run: a file, or its name")
     p.add_argument("--raw", action="store_true", help="keep every sample in the record")
     p.add_argument("--report", action="store_true", help="write the HTML and Markdown report of this run")
 
     p = verb("fleet", "the same sweep over many hosts, on Dask distributed")
     where = p.add_mutually_exclusive_group(required=True)
-    where.add_argument("--local", type=int, metavar="N", help="N workers on this box, to try it out")
+    where.add_argument("--local", type=options.count, metavar="N", help="N workers on this box, to try it out")
     where.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask scheduler: tcp://host:8786")
     where.add_argument("--ssh", metavar="HOSTFILE", help="a line: [user@]host[:port] [its checkout]")
     p.add_argument("--plan", action="store_true", help="only say how long it takes on which hosts")
@@ -61,8 +63,8 @@ def parser() -> Parser:
     p = verb("cost", "what kernels cost before they are fast, cold and warm, and when that pays off")
     p.add_argument("kernels", nargs="*", metavar="GLOB", help="default: all")
     p.add_argument("--problems", nargs="+", metavar="SET|FILE|STRING", default=["seed"])
-    p.add_argument("--threads", type=int, metavar="N", help="default: all usable CPUs")
-    p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0)
+    options.threads(p)
+    p.add_argument("--timeout", type=options.seconds, metavar="SECONDS", default=120.0)
 
     p = verb("regress", "did it get slower or wrong? two commits, or two versions of a library")
     p.add_argument("base", nargs="?", metavar="BASE", help="the commit to compare with")
@@ -76,23 +78,23 @@ def parser() -> Parser:
     p.add_argument("--kernels", nargs="+", metavar="GLOB", default=["*"])
     p.add_argument("--problems", nargs="+", metavar="SET|FILE|STRING", help="default: those of compare")
     p.add_argument("--scenario", nargs="+", choices=("eager", "packed"), default=["packed"])
-    p.add_argument("--screen", type=int, metavar="N", default=4, help="rounds of every cell")
-    p.add_argument("--confirm", type=int, metavar="N", help="rounds of suspects; default: what Holm needs")
-    p.add_argument("--minimum", type=float, metavar="PERCENT", default=2.0, help="smaller is no change")
-    p.add_argument("--threads", type=int, metavar="N", help="default: all usable CPUs")
-    p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0, help="for one cell")
-    p.add_argument("--seed", type=int, help="of data, order and coins; default: a new one, told in --json")
+    p.add_argument("--screen", type=options.count, metavar="N", default=4, help="rounds of every cell")
+    p.add_argument("--confirm", type=options.count, metavar="N", help="rounds of suspects; default: what Holm needs")
+    p.add_argument("--minimum", type=options.percent, metavar="PERCENT", default=2.0, help="smaller is no change")
+    options.threads(p)
+    p.add_argument("--timeout", type=options.seconds, metavar="SECONDS", default=120.0, help="for one cell")
+    p.add_argument("--seed", type=options.natural, help="of data, order and coins; default: a new one, told in --json")
     p.add_argument("--markdown", metavar="FILE", help="what changed, for a pull request")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
     p = verb("history", "steps in the committed asv results: commit, cell and size")
     p.add_argument("--results", metavar="DIR", help="default: results_dir of asv.conf.json")
-    p.add_argument("--minimum", type=float, metavar="PERCENT", default=2.0, help="smaller is no step")
+    p.add_argument("--minimum", type=options.percent, metavar="PERCENT", default=2.0, help="smaller is no step")
 
     p = verb("selftest", "are wrong kernels caught here, and right ones let through?")
     p.add_argument(
         "--null",
-        type=int,
+        type=options.count,
         nargs="?",
         const=10,
         metavar="ROUNDS",
@@ -100,14 +102,14 @@ def parser() -> Parser:
     )
     p.add_argument("--kernels", nargs="+", metavar="GLOB", default=["*"], help="families to try")
     p.add_argument("--bad", metavar="DIR", help="bad kernels of your own, as DIR/<backend>/<name>.py")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=options.natural, default=0)
 
     p = verb("explain", "one kernel on one problem: time, what it should cost, ceilings, what ran")
     p.add_argument("kernel", metavar="KERNEL")
     p.add_argument("problem", metavar="PROBLEM", help="a string, or set/layer: resnet50/conv1")
     p.add_argument("--scenario", choices=("eager", "packed"), default="packed")
-    p.add_argument("--threads", type=int, metavar="N", help="default: all usable CPUs")
-    p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0)
+    options.threads(p)
+    p.add_argument("--timeout", type=options.seconds, metavar="SECONDS", default=120.0)
 
     p = verb("trace", "the convolutions of your own network, as a file that is named where a set is")
     p.add_argument("source", metavar="FILE.onnx|package.module:callable")
@@ -122,15 +124,17 @@ def parser() -> Parser:
 
     p = verb("reproduce", "are published times so here? random cells of a record, measured again")
     p.add_argument("records", nargs="+", metavar="RECORDS", help="files, folders, or names of records and machines")
-    p.add_argument("--cells", type=int, metavar="N", default=20, help="how many to draw; default: 20")
-    p.add_argument("--seed", type=int, help="of the draw, data and order; default: a new one, which is told")
-    p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0, help="for one cell")
+    p.add_argument("--cells", type=options.count, metavar="N", default=20, help="how many to draw; default: 20")
+    p.add_argument(
+        "--seed", type=options.natural, help="of the draw, data and order; default: a new one, which is told"
+    )
+    p.add_argument("--timeout", type=options.seconds, metavar="SECONDS", default=120.0, help="for one cell")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
     verb("doctor", "this machine: hardware, libraries, threads, what would spoil timings")
 
     p = verb("machine", "write machines/<name>.json and tell asv about this machine")
-    p.add_argument("--name", metavar="NAME", help="default: made from the hardware")
+    p.add_argument("--name", type=options.machine_name, metavar="NAME", help="default: made from the hardware")
     p.add_argument("--out", metavar="DIR", help="default: reports/out/machines")
     p.add_argument("--facts-only", action="store_true", help="do not measure the ceilings (10 s)")
 
@@ -140,7 +144,7 @@ def parser() -> Parser:
 
     p = verb("gpu", "tests, sanitizer and timings on a CUDA machine that reaches no network")
     p.add_argument("--out", metavar="DIR", default="gpu-results", help="default: gpu-results")
-    p.add_argument("--budget", type=float, metavar="SECONDS", default=540.0)
+    p.add_argument("--budget", type=options.seconds, metavar="SECONDS", default=540.0)
     return top
 
 
@@ -149,16 +153,16 @@ def _sweep_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--preset", choices=("quick", "standard", "full"), default="quick")
     p.add_argument("--kernels", nargs="+", metavar="GLOB", default=["*"])
     p.add_argument("--problems", nargs="+", metavar="SET|FILE|STRING", help="default: the preset's")
-    p.add_argument("--batch", type=int, metavar="N", help="replace N of every problem")
+    p.add_argument("--batch", type=options.count, metavar="N", help="replace N of every problem")
     p.add_argument("--layout", choices=["nchw", "nhwc"], help="replace the layout of every problem")
     p.add_argument("--scenario", nargs="+", choices=("eager", "packed"), default=["packed"])
     p.add_argument("--baseline", metavar="KERNEL", help="default: torch's builtin on this device")
-    p.add_argument("--threads", type=int, metavar="N", help="default: all usable CPUs")
+    options.threads(p)
     p.add_argument("--records", metavar="DIR", help="default: reports/out/records")
-    p.add_argument("--rounds", type=int, metavar="N", help="exactly N rounds")
-    p.add_argument("--budget", type=float, metavar="SECONDS", help="begin no round beyond this")
-    p.add_argument("--timeout", type=float, metavar="SECONDS", default=120.0, help="for one cell")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--rounds", type=options.count, metavar="N", help="exactly N rounds")
+    p.add_argument("--budget", type=options.seconds, metavar="SECONDS", help="begin no round beyond this")
+    p.add_argument("--timeout", type=options.seconds, metavar="SECONDS", default=120.0, help="for one cell")
+    p.add_argument("--seed", type=options.natural, default=0)
     p.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
@@ -856,6 +860,8 @@ VERBS = {
 def main(argv: list[str] | None = None) -> int:
     top = parser()
     args = top.parse_args(argv)
+    if reason := options.too_many(args):
+        top.exit(USAGE, f"python -m benchmarks {args.verb}: {reason}\n")
     try:
         return VERBS[args.verb](args)
     except (ValueError, FileNotFoundError) as error:
