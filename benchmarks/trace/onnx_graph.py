@@ -35,7 +35,14 @@ def convolutions(path: Path, inputs: Sequence[tuple[int, ...]]) -> Trace:
         model = onnx.load(str(path), load_external_data=False)
     except DecodeError:
         raise ValueError(f"{path}: is no ONNX file") from None
-    if model.functions:  # of the model's own, whose nodes run where they are called
+    if model.functions:
+        listed = {value.name for value in model.graph.input}
+        for (
+            tensor
+        ) in model.graph.initializer:  # onnx converts between operators' versions only where it knows each type
+            if tensor.name not in listed:
+                kind = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                model.graph.input.append(kind)
         with contextlib.suppress(RuntimeError, ValueError):  # then its convolutions are left out, and named
             model = onnx.inliner.inline_local_functions(model, convert_version=True)
     walk = _Walk(path, model)
@@ -60,7 +67,7 @@ class _Walk:
         """Give the inputs the shapes that were asked for, and forget what the file tells of the values behind."""
         graph = self.model.graph
         constant = {tensor.name for tensor in graph.initializer}
-        mine = [value for value in graph.input if value.name not in constant]
+        mine = [v for v in graph.input if v.name not in constant and v.type.HasField("tensor_type")]
         if len(given) > len(mine):
             raise ValueError(f"{self.path}: has {len(mine)} inputs, got --input {len(given)} times")
         changed = False
@@ -77,7 +84,7 @@ class _Walk:
                 value.type.tensor_type.ClearField("shape")
         for value in mine:
             self.types[value.name] = value.type
-            if value.type.HasField("tensor_type") and None in (_dims(value.type) or [None]):
+            if not _known(value.type):
                 sizes = "x".join(d.dim_param or str(d.dim_value or "?") for d in value.type.tensor_type.shape.dim)
                 self.unknown.append(f"{value.name} is {sizes or 'of any shape'}")
 
@@ -274,7 +281,7 @@ def _is_file(folder: str, tensor: Any) -> bool:
 
 def _dims(kind: Any) -> Any:
     """The sizes of a type, None for one that is not known; None where not even their number is."""
-    if kind is None or not kind.tensor_type.HasField("shape"):
+    if kind is None or not kind.tensor_type.elem_type or not kind.tensor_type.HasField("shape"):
         return None
     return tuple(d.dim_value if d.dim_value > 0 else None for d in kind.tensor_type.shape.dim)
 
