@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import difflib
 import os.path
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from convzoo.problem import Conv2d
+
+from . import networks
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,16 @@ def _layers(text: str) -> list[Layer]:
         name, problem, *times = line.split()
         found.append(Layer(name, Conv2d.parse(problem), int(times[0][1:]) if times else 1))
     return found
+
+
+def _counted(network: Iterable[tuple[str, Conv2d]]) -> list[Layer]:
+    """The distinct layers of a network, each by the name of its first, and how often it runs."""
+    names: dict[Conv2d, str] = {}
+    counts: Counter[Conv2d] = Counter()
+    for name, problem in network:
+        names.setdefault(problem, name)
+        counts[problem] += 1
+    return [Layer(name, problem, counts[problem]) for problem, name in names.items()]
 
 
 # The notebook this project grew from: an RGB photograph of 128 x 128, 3 -> 4 channels, 5 x 5, bias.
@@ -181,13 +195,19 @@ SETS: dict[str, list[Layer]] = {
     "mobilenet": MOBILENET,
     "deepbench": DEEPBENCH,
     "tails": TAILS,
+    "deeplab": _counted(networks.deeplab()),
+    "inception": _counted(networks.inception()),
+    "densenet": _counted(networks.densenet()),
+    "resnext": _counted(networks.resnext()),
+    "efficientnet": _counted(networks.efficientnet()),
 }
 
 # Sets that lie in files: 216 distinct layers of the nine "light" networks that come with onnx's backend tests,
 # with the number of times that they occur in all nine (the file names its source).
 FILES = {"onnx_light": Path(__file__).parent / "onnx_light.json"}
 
-NETWORKS = ("resnet50", "vgg16", "mobilenet")  # sets whose counts add up to one pass through a network
+# Sets whose counts add up to one pass through a network.
+NETWORKS = ("resnet50", "vgg16", "mobilenet", "deeplab", "inception", "densenet", "resnext", "efficientnet")
 
 # What asv tracks over the history: the same dozen on every machine, forever (DESIGN: a static grid).
 ASV_GRID = [

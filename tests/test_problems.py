@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks.problems import resolve
+from benchmarks.problems import networks_in, resolve
 from convzoo import Conv2d
 from convzoo.problem import read_problems
 
@@ -66,3 +66,38 @@ def test_a_file_that_is_none_says_where(tmp_path, content, sentence):
     with pytest.raises(ValueError, match=sentence) as told:
         resolve([str(path)])
     assert str(told.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "convolutions", "billions"),
+    [  # multiplications with the convolutions' weights alone, as the papers and common tables count them
+        ("resnext", 53, 4.23),
+        ("densenet", 120, 2.83),
+        ("efficientnet", 81, 0.385),
+        ("inception", 94, 5.71),
+        ("deeplab", 53 + 7, None),
+    ],
+)
+def test_networks_add_up_to_what_is_published(name, convolutions, billions):
+    layers = resolve([name])
+    assert sum(x.count for x in layers) == convolutions
+    assert len({x.name for x in layers}) == len({x.problem for x in layers}) == len(layers)
+    products = sum(x.count * x.problem.flops for x in layers) / 2e9
+    assert billions is None or products == pytest.approx(billions, rel=0.01)
+    assert [*networks_in(layers)] == [name]
+
+
+def test_layers_that_the_papers_name():
+    has = {
+        name: {str(x.problem) for x in resolve([name])} for name in ("deeplab", "inception", "efficientnet", "resnext")
+    }
+    assert {f"n1c2048h33w33k256r3s3-p{d}-d{d}-nobias" for d in (6, 12, 18)} < has["deeplab"]
+    assert "n1c512h33w33k512r3s3-p8-d8-nobias" in has["deeplab"] and "n1c256h33w33k21r1s1" in has["deeplab"]
+    assert {"n1c160h17w17k160r1s7-p0_0_3_3-nobias", "n1c48h35w35k64r5s5-p2-nobias"} < has["inception"]
+    assert "n1c288h35w35k384r3s3-st2-nobias" in has["inception"]
+    assert {"n1c144h56w56k144r5s5-st2-p2-g144-nobias", "n1c1152h1w1k48r1s1"} < has["efficientnet"]
+    assert "n1c1024h14w14k1024r3s3-st2-p1-g32-nobias" in has["resnext"]
+
+
+def test_densenet_is_the_one_of_an_independent_file():
+    assert {x.problem for x in resolve(["densenet"])} < {x.problem for x in resolve(["onnx_light"])}

@@ -45,7 +45,7 @@ CORE = {
     "conv2d": {"numpy"} | FRAMEWORK - {"convzoo.conv2d"},
 }
 # of benchmarks the floor that knows no kernel and measures nothing: reports stand on it, too
-GROUND = {"problems", "record", "significance", "evidence", "roofline", "words"}
+GROUND = {"problems", "networks", "record", "significance", "evidence", "roofline", "words"}
 REPORTS = {f"benchmarks.{name}" for name in GROUND} | {
     "convzoo.problem",
     "numpy",
