@@ -116,13 +116,14 @@ def choose(p: Conv2d, threads: int, known: caches.Caches) -> Way:
         passes = -(-share // blocks)
         kept = (passes > 1) & (blocks * weights + held < room)
         far = np.where(kept, 0, weights) / known.rate
-        sums = np.maximum(sums, far) + far / 4  # weights are asked for ahead, x is not
+        # weights are asked for ahead, but not all of their time is hidden; x is not
+        sums = np.maximum(sums, far) + np.minimum(sums, far) / 4
         if way.together > 1 and held + 2 * weights / chunks > room:
             return np.inf
         sums = sums + np.where(held + 2 * weights / chunks > room, held / known.rate, 0)
         # a copy reads whole lines in their order, a tile in place some numbers of each channel
         count, size = (p.C, line) if p.layout == "nchw" else (1, line * p.C)
-        copying = held / known.rate + lines * way.together * count * (12 + 3 * (size // lanes))
+        copying = held / known.rate + way.together * count * (40 + lines * (12 + 3 * (size // lanes)))
         return share * sums + passes * (copying if way.copied else held / known.rate * 3)
 
     def tile(U, taps, parts=1):

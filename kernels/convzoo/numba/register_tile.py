@@ -83,11 +83,14 @@ def fill_block(j, source, w, b, y, band, channels, table, following, partial):
         done = c == j.chunks - 1
         ahead = following if done else w + high * j.run_bytes
         share = (high - low) * j.run_bytes // (last - first)  # of what is asked for, for each tile
+        step = (
+            width // (last - first) if last - first > 1 else 0
+        )  # one tile reads on and on: the CPU sees it
         for i in range(first, last):
             here, to = j.tiles + i * j.tile_size, partial + (i - first) * j.pixels * width
             run, count, pieces = table[here], table[here + 1], table[here + 2]
             runs = (at + 8 * (j.runs + 3 * (run + low * count)), (high - low) * count)
-            weights = (w, ahead + (i - first) * share, width // (last - first))
+            weights = (w, ahead + (i - first) * share, step)
             sums = (source, at + 8 * (here + _tiles.PLACES), j.x_step)
             start = (to, width) if c else (b, 0)
             if done:
