@@ -6,12 +6,16 @@ that there is ``compare``.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
+from time import monotonic, sleep
 from typing import Any
 
 from convzoo.catalog import find
 
 from . import formula, hardware, machine_file, roofline
+from .ceilings import Pulse
+from .compare import PATIENCE, STEADY
 from .processes import Worker
 from .stopwatch import Effort
 
@@ -36,17 +40,26 @@ def explain(kernel: str, problem: Any, scenario: str, threads: int, timeout: flo
         "min_bytes": problem.min_bytes,
         "cost": {key: asdict(cost) for key, cost in formula.costs(k.doc, problem).items()},
     }
-    found |= {"status": "ok", "why": "", "fingerprint": {}} | _measured(
-        kernel, str(problem), scenario, threads, timeout
-    )
+    ceilings = machine_file.load(machine).get("ceilings") or {}
+    known = roofline.rates(ceilings, "fma_gflops_per_s", threads).get("float32", 0.0)
+    pulse = Pulse(threads, known) if k.backend.device == "cpu" else None
+    try:
+        found |= _measured(kernel, problem, scenario, threads, timeout, pulse)
+    finally:
+        if pulse:
+            pulse.close()
+    return (found := found | _limits(k, problem, ceilings, threads, found)) | {"diagnosis": diagnosis(found)}
+
+
+def _limits(k: Any, problem: Any, ceilings: dict[str, Any], threads: int, found: dict[str, Any]) -> dict[str, Any]:
+    """What the machine allows, and how much of it was reached; or why that is not known."""
     if k.backend.device != "cpu":
-        return found | {"bounds": None, "no_bounds": "the ceilings are of the CPU, and this backend runs on a GPU"}
-    ceilings = machine_file.load(machine).get("ceilings")
+        return {"bounds": None, "no_bounds": "the ceilings are of the CPU, and this backend runs on a GPU"}
     if not ceilings:
-        return found | {"bounds": None, "no_bounds": "no ceilings: run python -m benchmarks machine"}
-    limits = bounds(problem, ceilings, threads, find(kernel).accuracy)
+        return {"bounds": None, "no_bounds": "no ceilings: run python -m benchmarks machine"}
+    limits = bounds(problem, ceilings, threads, k.accuracy)
     if limits is None:
-        return found | {
+        return {
             "bounds": None,
             "no_bounds": f"no ceilings for {threads} threads and {problem.dtype}: run python -m benchmarks machine",
         }
@@ -56,22 +69,88 @@ def explain(kernel: str, problem: Any, scenario: str, threads: int, timeout: flo
             "of_bandwidth": limits["bytes_seconds"] / found["seconds"],
             "of_limit": limits["seconds"] / found["seconds"],
         }
-    return found | {"bounds": limits}
+        moved = found["cost"].get("bytes", {}).get("value") or problem.min_bytes
+        limits["moved_gb_per_s"] = moved / found["seconds"] / 1e9
+    return {"bounds": limits}
 
 
-def _measured(kernel: str, problem: str, scenario: str, threads: int, timeout: float) -> dict[str, Any]:
-    """The worker's reply to one request, in a process of its own."""
+def _measured(
+    kernel: str, problem: Any, scenario: str, threads: int, timeout: float, pulse: Pulse | None
+) -> dict[str, Any]:
+    """The worker's reply on a steady host, in a process of its own; beside it one output's time, and one thread's."""
     worker = Worker(kernel.partition("/")[0], threads)
+    request = {"kernel": kernel, "scenario": scenario, "seed": 0, "effort": asdict(EFFORT)}
     try:
         hello = worker.greet(timeout)
         if "status" in hello:
-            return {"status": hello["status"], "why": f"while importing: {hello['why']}"}
-        request = {"kernel": kernel, "problem": problem, "scenario": scenario, "seed": 0}
-        reply = worker.ask(request | {"effort": asdict(EFFORT)}, timeout)
-        reply.pop("lost", None)
-        return {"libraries": hello.get("about", {})} | reply
+            return {"status": hello["status"], "why": f"while importing: {hello['why']}", "fingerprint": {}}
+        enough, share = monotonic() + PATIENCE, 1.0
+        while True:
+            if pulse:
+                share = pulse.share()
+            if share >= STEADY or monotonic() > enough:
+                reply = worker.ask(request | {"problem": str(problem)}, timeout)
+                share = min(share, pulse.share()) if pulse else share
+                if share >= STEADY or monotonic() > enough or reply["status"] != "ok":
+                    break
+            sleep(0.2)
+        lost = reply.pop("lost", None)
+        found = {"fingerprint": {}, "libraries": hello.get("about", {}), "host_share": round(share, 2)} | reply
+        if reply["status"] == "ok" and not lost:
+            one = worker.ask(request | {"problem": str(_one_output(problem))}, timeout)
+            found |= {"call_seconds": one["seconds"]} if one["status"] == "ok" else {}
     finally:
         worker.close()
+    if threads > 1 and found["status"] == "ok":
+        alone = _measured(kernel, problem, scenario, 1, timeout, None)
+        found |= {"alone_seconds": alone["seconds"]} if alone["status"] == "ok" else {}
+    return found
+
+
+def _one_output(p: Any) -> Any:
+    """A problem of the same kind with next to no work: what its call takes is the call's own time."""
+    high, wide = p.extent
+    return replace(p, N=1, C=p.groups, H=high, W=wide, K=p.groups, padding=0, stride=1)
+
+
+def diagnosis(x: dict[str, Any]) -> str:
+    """What the time went to, in one or two sentences, by the first cause that the evidence shows."""
+    if x["status"] != "ok":
+        return f"There is no time to explain: {x['status']}."
+    b, facts, seconds, threads = x["bounds"], x["fingerprint"], x["seconds"], x["threads"]
+    call, alone = x.get("call_seconds", 0.0), x.get("alone_seconds", 0.0)
+    reference = next((str(v) for v in facts.values() if re.search(r"\bref(?:erence)?\b", str(v))), "")
+    vector = {"avx512f": 512, "avx2": 256, "avx": 256}.get(hardware.facts().get("vector") or "", 0)
+    bits = facts.get("vector_bits", 0)
+    steady = x.get("host_share", 1.0) >= STEADY
+    doubt = "" if steady else f" The host gave {x['host_share']:.0%} of what it can: ask again on a quieter one."
+    if call > 0.5 * seconds:
+        said = f"The call is too short for its overhead: {call / seconds:.0%} of the time is taken for one output, too."
+    elif reference:
+        said = f"The library took its reference path ({reference}), which is written to be right, not to be fast."
+    elif b and b["moved_gb_per_s"] > max(0.5, b["of_fma"]) * b["read_gb_per_s"]:
+        said = (
+            f"{b['level']} binds: {b['moved_gb_per_s']:.3g} of {b['read_gb_per_s']:.3g} GB/s. Only fewer bytes, or "
+            "a smaller working set, would help."
+        )
+    elif steady and threads > 1 and 0 < alone < 1.2 * seconds:
+        said = f"{threads} threads were asked for and one works: 1 thread takes {alone / seconds:.2g} times as long."
+    elif "vector_bits" in facts and bits < vector:
+        said = f"Its loops use {f'vectors of {bits} bits' if bits else 'no vectors'}, and this CPU has {vector} bits."
+    elif facts.get("spills", 0) > 0 and not (b and b["of_fma"] > 0.7):
+        said = (
+            f"The registers do not suffice: {facts['spills']} vectors go to the stack or come back in innermost loops."
+        )
+    elif b and b["of_fma"] > 0.6:
+        said = f"Arithmetic binds: {b['of_fma']:.0%} of the measured peak."
+    elif b:
+        said = (
+            f"No known cause: {b['of_fma']:.0%} of the arithmetic peak, and {b['level']} at {b['moved_gb_per_s']:.3g} "
+            f"of {b['read_gb_per_s']:.3g} GB/s."
+        )
+    else:
+        said = f"Without ceilings only the code can be judged, and it shows no cause: {x['no_bounds']}."
+    return said + doubt
 
 
 def bounds(
@@ -147,6 +226,7 @@ def show(x: dict[str, Any]) -> None:
     if x["status"] == "ok":
         facts = [(name, str(value)) for name, value in x["fingerprint"].items()]
         block("what ran", facts or [("fingerprint", "none can be had for this backend")])
+        out.print(f"\n{x['diagnosis']}", style="bold", markup=False, soft_wrap=True)
 
 
 def _cost_rows(costs: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:

@@ -419,6 +419,46 @@ def test_bounds_say_which_side_binds(monkeypatch):
     assert explain.bounds(Conv2d.parse("n1c1h2w2k1r1s1-f64"), CEILINGS, 2) is None
 
 
+def told(**evidence):
+    """A cell of 1 ms at 2 threads that reaches a third of the peak, with evidence beside it."""
+    bounds = {"level": "L2", "read_gb_per_s": 400.0, "moved_gb_per_s": 40.0, "of_fma": 0.33}
+    cell = {"status": "ok", "seconds": 1e-3, "threads": 2, "alone_seconds": 1.9e-3, "call_seconds": 5e-6}
+    cell |= {"fingerprint": {"vector_bits": 512, "spills": 0}, "bounds": bounds, "host_share": 1.0}
+    return cell | {k: v if k != "bounds" else bounds | v for k, v in evidence.items()}
+
+
+@pytest.mark.parametrize(
+    ("evidence", "says"),
+    [
+        ({"fingerprint": {"vector_bits": 256, "spills": 0}}, "vectors of 256 bits, and this CPU has 512 bits"),
+        ({"fingerprint": {"vector_bits": 0, "spills": 0}}, "no vectors, and this CPU has 512 bits"),
+        ({"fingerprint": {"vector_bits": 512, "spills": 7}}, "registers do not suffice: 7 vectors"),
+        ({"alone_seconds": 1.02e-3}, "2 threads were asked for and one works"),
+        ({"bounds": {"moved_gb_per_s": 300.0}}, "L2 binds: 300 of 400 GB/s"),
+        ({"bounds": {"level": "L3", "read_gb_per_s": 33.0, "moved_gb_per_s": 25.1}}, "L3 binds: 25.1 of 33 GB/s"),
+        (
+            {"bounds": {"level": "DRAM", "read_gb_per_s": 20.0, "moved_gb_per_s": 18.0}, "alone_seconds": 1e-3},
+            "DRAM binds",
+        ),
+        ({"call_seconds": 0.8e-3}, "too short for its overhead: 80%"),
+        ({"fingerprint": {"onednn": "ref:any"}}, "reference path (ref:any)"),
+        ({"bounds": {"of_fma": 0.85}}, "Arithmetic binds: 85%"),
+        ({}, "No known cause: 33% of the arithmetic peak, and L2 at 40 of 400 GB/s"),
+        ({"host_share": 0.5}, "The host gave 50% of what it can"),
+        ({"status": "wrong"}, "no time to explain: wrong"),
+    ],
+)
+def test_the_diagnosis_names_the_planted_cause(monkeypatch, evidence, says):
+    monkeypatch.setattr(explain.hardware, "facts", lambda: {"vector": "avx512f"})
+    assert says in explain.diagnosis(told(**evidence))
+
+
+def test_explain_finds_a_call_that_is_too_short():
+    done = ask("-m", "benchmarks", "explain", "numba/register_tile", "n1c1h4w4k1r1s1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "too short for its overhead" in json.loads(done.stdout)["diagnosis"]
+
+
 def test_explain_as_json():
     done = ask("-m", "benchmarks", "explain", "numba/naive", str(P), "--threads", "1", "--json")
     assert done.returncode == 0, done.stderr
