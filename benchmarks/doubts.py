@@ -98,7 +98,8 @@ class Watch:
             owner = f"the backend {kind.__name__}"
             yield from (((owner, name), value) for name, value in vars(kind).items())
         mine = f"the backend {self._backend.name}"
-        yield from (((mine, name), value) for name, value in vars(self._backend).items())
+        state = {**vars(self._backend), "used": None}  # planning sets that one
+        yield from (((mine, name), value) for name, value in state.items())
 
     def reasons(self) -> str:
         """What was changed or left running since, in one sentence, or nothing."""

@@ -122,6 +122,14 @@ def test_honest_kernels_pass(kernel, p):
         assert not asked(kernel, p, seed)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", ["loses-nan", "loses-infinity", "loses-minus-infinity"])
+@pytest.mark.parametrize("text", [str(SMALLEST), "n1c3h11w13k5r3s2-st2x1-p1_0_2_1", "n1c2h5w5k3r5s5"])
+def test_what_is_no_number_is_seen_alone_where_windows_overlap(name, text):
+    for seed in range(8):
+        assert "lost a NaN" in asked(StandIn(name, WRONG[name][0]), Conv2d.parse(text), seed)
+
+
 def test_smallest_and_empty_problems_are_asked_what_they_can_be():
     for p in (SMALLEST, dataclasses.replace(SMALLEST, N=0), dataclasses.replace(SMALLEST, C=0)):
         assert not asked(HONEST, p)

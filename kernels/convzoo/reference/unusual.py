@@ -135,17 +135,15 @@ def cases(p: Conv2d, accuracy: str, narrow: bool, seed: int = 0) -> Iterator[Cas
         if strength < ACCURACIES.index("normwise"):
             yield _near_overflow(p, x, w, b, y, A, strength)
 
-    data = x.copy()
-    E, free = y.copy(), np.zeros(y.shape, bool)
-    for value in (np.nan, np.inf, -np.inf):
-        spot, at = _pixel(p, rng)
-        data[spot] = value
-        seen = window_of(p, *at)
-        with np.errstate(invalid="ignore"):  # of both infinities
-            E[seen] += value * np.sign(_of_pixel(p, w, at))[seen]
-        free |= _spread(p, at, strength)
-    free &= np.isfinite(E)
-    yield Case("NaN and both infinities in x", (data, w, b), E, A, free, finite=(x, w))
+    for together in _not_finite(p, rng):
+        data, E, free = x.copy(), y.copy(), np.zeros(y.shape, bool)
+        for value, (spot, at), seen in together:
+            data[spot] = value
+            with np.errstate(invalid="ignore"):  # of both infinities
+                E[seen] += value * np.sign(_of_pixel(p, w, at))[seen]
+            free |= _spread(p, at, strength)
+        free &= np.isfinite(E)
+        yield Case("NaN and both infinities in x", (data, w, b), E, A, free, finite=(x, w))
 
     yield _not_finite_in_w(p, rng, x, w, b, y, A)
 
@@ -154,6 +152,17 @@ def _pixel(p: Conv2d, rng: np.random.Generator) -> tuple[tuple, tuple]:
     """A pixel that outputs see, if any does: its place in x, and n, c, h, v."""
     spot = tuple(int(i) for i in np.unravel_index(rng.choice(is_read(p)), p.x_shape))
     return spot, spot if p.layout == "nchw" else (spot[0], spot[3], *spot[1:3])
+
+
+def _not_finite(p: Conv2d, rng: np.random.Generator) -> list[list[tuple]]:
+    """Values, pixels and which outputs see them: together if some output sees each alone, else one at a time."""
+    for _ in range(10):
+        pixels = [_pixel(p, rng) for _ in range(3)]
+        seen = [window_of(p, *at) for _, at in pixels]
+        every = list(zip((np.nan, np.inf, -np.inf), pixels, seen, strict=True))
+        if all((one & (sum(map(np.int8, seen)) == 1)).any() for one in seen):
+            return [every]
+    return [[one] for one in every]
 
 
 def _of_pixel(p: Conv2d, w: np.ndarray, at: tuple[int, ...]) -> np.ndarray:
