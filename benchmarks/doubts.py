@@ -98,8 +98,7 @@ class Watch:
             owner = f"the backend {kind.__name__}"
             yield from (((owner, name), value) for name, value in vars(kind).items())
         mine = f"the backend {self._backend.name}"
-        state = {**vars(self._backend), "used": None}  # planning sets that one
-        yield from (((mine, name), value) for name, value in state.items())
+        yield from (((mine, name), value) for name, value in vars(self._backend).items())
 
     def reasons(self) -> str:
         """What was changed or left running since, in one sentence, or nothing."""
