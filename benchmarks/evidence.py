@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from . import words as say
 from .problems import kind, order_of_kinds
@@ -335,3 +335,27 @@ def ends(interval: Interval, rounds: int = FEWEST) -> str:
     if rounds == 1:
         return "1 round"
     return f"{say.speed_text(interval[1], '')}–{say.speed_text(interval[2])}"
+
+
+def flat(fingerprint: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A fingerprint without nesting: words to words."""
+    found: dict[str, str] = {}
+    for key, value in fingerprint.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name} ") if prefix.count(" ") < 3 else {}
+        else:
+            found[name] = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return found
+
+
+def moved(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """What differs between two flat fingerprints, as "spills 0 -> 14"; a hash only where nothing else does."""
+    keys = [k for k in dict.fromkeys((*before, *after)) if before.get(k) != after.get(k)]
+    plain = [f"{k} {before.get(k, 'none')} -> {after.get(k, 'none')}" for k in keys if "hash" not in k]
+    return plain or (["other machine code, with the same counts"] if keys else [])
+
+
+def comparable(*fingerprints: Mapping[str, str]) -> bool:
+    """Whether all are there; the key "fingerprint" says why one is not."""
+    return all(f and "fingerprint" not in f for f in fingerprints)

@@ -5,25 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from .significance import CHANGES, FAILURES, TIMED
 from .terminal import console
 from .words import seconds_text
 
 MARKDOWN_LIMIT = 65_000  # characters; the sites that show pull requests refuse a little more
-TIMED = ("slower", "faster", "cannot tell")
-FAILURES = ("slower", "newly wrong", "newly failing")
-CHANGES = (
-    "newly wrong",
-    "newly failing",
-    "slower",
-    "faster",
-    "mended",
-    "newly refused",
-    "newly supported",
-    "removed",
-    "new",
-    "broken on both",
-    "never measured",
-)
 
 
 def changed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

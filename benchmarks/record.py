@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,137 @@ OWN = PUBLISHED / "out"  # ignored by git: what is measured here stays here unti
 ABSOLUTE = re.compile(r"(^|=)(?:/|[A-Za-z]:[\\/])(?:.*[\\/])?")  # the folder in a word of a command line
 _FOLDERS = [re.escape(str(folder)) for folder in (ROOT, Path.home()) if folder != Path(folder.anchor)]
 _OF_HERE = re.compile(rf"(?<![\w./-])({'|'.join(_FOLDERS)})(?![\w.-])")
+
+
+Numbers = dict[str, float | None]
+
+
+@dataclass
+class Run:
+    """The first line: who measured what, where, and how."""
+
+    schema: str
+    suite: int
+    method: str
+    machine: str
+    hardware: dict[str, Any]
+    commit: str
+    dirty: bool
+    started: str  # in ISO form
+    command: list[str]
+    preset: str
+    threads: int
+    scenarios: list[str]
+    seed: int
+    kernels: list[str]
+    problems: list[tuple[str, str, int]]  # layer, problem, how often it occurs
+    commit_date: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    sampling: dict[str, Any] = field(default_factory=dict)
+    networks: dict[str, list[tuple[str, str, int]]] = field(default_factory=dict)
+    ceilings: dict[str, Any] | None = None
+    null: dict[str, Any] | None = None
+
+
+@dataclass
+class _Of:
+    """What a line is about: one kernel on one problem in one scenario."""
+
+    kernel: str
+    problem: str
+    scenario: str
+    status: str
+
+
+@dataclass
+class Skip(_Of):
+    """A cell that could not run."""
+
+    why: str
+
+
+@dataclass
+class _Measured(_Of):
+    why: str = ""
+    seconds: float | None = None  # the median of a call; none unless ok
+    plan_seconds: float | None = None
+    pack_seconds: float | None = None
+    device_seconds: float | None = None
+    workspace: int | None = None  # bytes
+    accuracy: str = ""
+    algorithm: str = ""
+    error: Numbers = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    host_share: float | None = None  # of what the machine had at its best
+
+
+@dataclass
+class Round(_Measured):
+    """One cell in one round: a process of its own, and data of its own."""
+
+    round: int = -1
+    q25: float | None = None
+    q75: float | None = None
+    samples: int | None = None
+    number: int | None = None  # calls in a sample
+    transfer_seconds: float | None = None
+    first_seconds: float | None = None
+    wall_seconds: float | None = None
+    doubted_seconds: float | None = None  # where the machine cannot have been so fast
+    raw: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Cell(_Measured):
+    """What all rounds of a cell say together."""
+
+    layer: str = ""
+    count: int = 1
+    flops: int = 0
+    min_bytes: int = 0
+    low: float | None = None
+    high: float | None = None
+    confidence: float | None = None
+    rounds: int = 0
+    round_seconds: list[float] = field(default_factory=list)
+    gflops_per_s: float | None = None
+    baseline: str | None = None
+    vs_baseline: float | None = None  # a speed: above 1 is faster
+    vs_baseline_low: float | None = None
+    vs_baseline_high: float | None = None
+
+
+@dataclass
+class End:
+    """The last line, with the SHA-256 of all before it."""
+
+    status: str
+    libraries: dict[str, dict[str, str]] = field(default_factory=dict)
+    sentence: str = ""
+    import_seconds: dict[str, float] = field(default_factory=dict)
+    sha256: str | None = None
+
+
+@dataclass
+class Ceilings:
+    """Ceilings that were measured again during the run."""
+
+    ceilings: dict[str, Any]
+
+
+LINES = {"run": Run, "skip": Skip, "round": Round, "cell": Cell, "end": End, "ceilings": Ceilings}
+
+
+def decoded(row: bytes) -> Run | Skip | Round | Cell | End | Ceilings:
+    """A line of a record in its form, checked. ValueError for a wrong type, for NaN and for an unknown kind."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(row, type=LINES[json.loads(row)["kind"]])
+    except KeyError as error:
+        raise ValueError(f"is of no known kind: {error}") from None
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)[:1].lower() + str(error)[1:]) from None
 
 
 class Busy(ValueError):
@@ -119,6 +251,19 @@ def _locked(file: Any) -> bool:
     except OSError:
         return False
     return True
+
+
+def sealed(data: bytes) -> bool | None:
+    """Whether every end line's SHA-256 is that of all before it; None where no line holds one."""
+    seen, found = hashlib.sha256(), None
+    for row in data.splitlines(keepends=True):
+        line = json.loads(row) if b'"sha256"' in row and row.endswith(b"\n") else {}
+        if line.get("kind") == "end":
+            if line["sha256"] != seen.hexdigest():
+                return False
+            found = True
+        seen.update(row)
+    return found
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

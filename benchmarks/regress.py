@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from . import significance
+from . import evidence, significance
 from .checkout import Side
 from .problems import Layer
 from .processes import Worker
@@ -102,28 +102,9 @@ def standing(pair: Pair) -> str:
 
 
 def moved(base: dict[str, Any], head: dict[str, Any]) -> list[str]:
-    """What differs between two fingerprints, as "spills 0 -> 14"; a hash only where nothing else does."""
-    a, b = _flat(base), _flat(head)
-    if not a or not b or "fingerprint" in (*a, *b):  # that key says why there is none
-        return []
-    changed = {k: f"{k} {a.get(k, 'none')} -> {b.get(k, 'none')}" for k in (*a, *b) if a.get(k) != b.get(k)}
-    plain = [text for key, text in changed.items() if "hash" not in key]
-    if plain:
-        return plain
-    return ["other machine code, with the same counts"] if changed else []
-
-
-def _flat(fingerprint: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in fingerprint.items():
-        name = f"{prefix}{key}".replace("_", " ")
-        if isinstance(value, dict):
-            found |= _flat(value, f"{name} ")
-        elif isinstance(value, (list, tuple)):
-            found[name] = ", ".join(map(str, value))
-        else:
-            found[name] = str(value)
-    return found
+    """What differs between two fingerprints, where there are two."""
+    a, b = evidence.flat(base), evidence.flat(head)
+    return evidence.moved(a, b) if evidence.comparable(a, b) else []
 
 
 @dataclass

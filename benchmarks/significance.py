@@ -45,6 +45,24 @@ SUSPECT = 0.015  # a cell whose screening says at least this, either way, is mea
 SPARE = 8  # rounds beyond the fewest that could ever do, so that a few may disagree
 
 
+# What becomes of a cell of two versions, and of these what fails a run and what a reader must look at, worst first.
+TIMED = ("slower", "faster", "cannot tell")
+FAILURES = ("slower", "newly wrong", "newly failing")
+CHANGES = (
+    "newly wrong",
+    "newly failing",
+    "slower",
+    "faster",
+    "mended",
+    "newly refused",
+    "newly supported",
+    "removed",
+    "new",
+    "broken on both",
+    "never measured",
+)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """How many times the seconds of base head takes, with the interval that goes with the test."""

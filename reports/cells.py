@@ -239,18 +239,9 @@ def _samples(good: list[dict[str, Any]]) -> dict[int, list[float]]:
     return found
 
 
-def flat(fingerprint: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """A fingerprint without nesting: words to words."""
-    found: dict[str, str] = {}
-    for key, value in list(fingerprint.items())[:60]:
-        name = f"{prefix}{text(key)}".replace("_", " ")
-        if isinstance(value, dict):
-            found |= flat(value, f"{name} ") if prefix.count(" ") < 3 else {}
-        elif isinstance(value, (list, tuple)):
-            found[name] = ", ".join(text(v) for v in value)[:200]
-        else:
-            found[name] = text(value)[:200]
-    return found
+def flat(fingerprint: dict[str, Any]) -> dict[str, str]:
+    """A fingerprint without nesting, of a record that may hold anything: printable words to words."""
+    return {text(k): text(v)[:200] for k, v in list(evidence.flat(fingerprint).items())[:200]}
 
 
 def _flops(problem: str) -> float | None:

@@ -6,23 +6,10 @@ import shlex
 from typing import Any
 
 from benchmarks import words as say
+from benchmarks.significance import CHANGES, FAILURES
 
 from .values import mapping, number, sequence, text
 
-FAILURES = ("slower", "newly wrong", "newly failing")
-CHANGES = (
-    "newly wrong",
-    "newly failing",
-    "slower",
-    "faster",
-    "mended",
-    "newly refused",
-    "newly supported",
-    "removed",
-    "new",
-    "broken on both",
-    "never measured",
-)
 QUIET = "cannot tell"
 MOST = 100  # rows
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import evidence
 from benchmarks.words import plural_of
 
 from .cells import flat
@@ -194,13 +195,9 @@ def levels(one: Series) -> Levels:
 
 
 def moved(before: str, after: str) -> list[str]:
-    """What differs between two fingerprints, as "spills 0 -> 14"; a hash only where nothing else does."""
+    """What differs between the fingerprints on both sides of a step."""
     a, b = (flat(mapping(json.loads(marks))) if marks else {} for marks in (before, after))
-    if not a or not b or "fingerprint" in (*a, *b):  # that key says why there is none
-        return ["no fingerprint to compare"]
-    keys = [k for k in dict.fromkeys((*a, *b)) if a.get(k) != b.get(k)]
-    plain = [f"{k} {a.get(k, 'none')} -> {b.get(k, 'none')}" for k in keys if "hash" not in k]
-    return plain or (["other machine code, with the same counts"] if keys else [])
+    return evidence.moved(a, b) if evidence.comparable(a, b) else ["no fingerprint to compare"]
 
 
 def kept(track: Track, edges: set[str], most: int) -> list[int]:

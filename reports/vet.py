@@ -7,7 +7,6 @@ are not those of their rounds.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import statistics
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import evidence
-from benchmarks.record import ABSOLUTE, IDENTITY, METHOD, SUITE
+from benchmarks.record import ABSOLUTE, IDENTITY, METHOD, SUITE, decoded, sealed
 
 from .cells import GROUPS, SHORTEST
 from .load import read_lines
@@ -73,7 +72,19 @@ def record(path: Path, repository: Path) -> Incoming:
     _check_commit(found, repository)
     _check_names(found.header)
     _check_cells(found)
+    _check_form(found)
     return found
+
+
+def _check_form(found: Incoming) -> None:
+    for at, row in enumerate(_rows(found.data), 1):
+        try:
+            decoded(row)
+        except ValueError as error:
+            raise Refused(f"its line {at} {error}") from None
+        except ImportError:
+            found.notes.append("the form of its lines was not checked: pip install 'convzoo[report]' (msgspec)")
+            return
 
 
 def _check_whole(found: Incoming, cut: bool) -> None:
@@ -82,14 +93,10 @@ def _check_whole(found: Incoming, cut: bool) -> None:
         raise Refused("it is cut off: finish it where it was begun with compare --resume, then send it")
     if last.get("status") != "complete":
         found.notes.append(f"the run ended early ({text(last.get('status'), 'no reason')})")
-    place, sealed = 0, False
-    for row, line in zip(_rows(found.data), found.lines, strict=True):
-        if line.get("kind") == "end" and "sha256" in line:
-            sealed = True
-            if line["sha256"] != hashlib.sha256(found.data[:place]).hexdigest():
-                raise Refused("its bytes are not those that were written: the SHA-256 at its end differs")
-        place += len(row)
-    if not sealed:
+    whole = sealed(b"".join(_rows(found.data)))
+    if whole is False:
+        raise Refused("its bytes are not those that were written: the SHA-256 at its end differs")
+    if whole is None:
         found.notes.append("it carries no SHA-256 (older records do not): damage on the way may go unseen")
 
 

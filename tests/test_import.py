@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -298,3 +300,38 @@ def test_command_line(away, home, tmp_path, capsys):
     assert stopped.value.code == 3 and "no such file or folder" in capsys.readouterr().err
     (tmp_path / "void").mkdir()
     assert command.main(["import", str(tmp_path / "void"), "--into", str(home)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("round", {"q25": "quick"}, "expected `float | null`, got `str`"),
+        ("round", {"samples": 2.5}, "expected `int | null`, got `float`"),
+        ("round", {"q75": math.nan}, "invalid character"),
+        ("cell", {"error": [1.0]}, "expected `object`, got `array`"),
+        ("run", {"seed": "7"}, "expected `int`, got `str`"),
+        ("end", {"libraries": {"numpy": 2}}, "expected `object`, got `int`"),
+    ],
+)
+def test_a_line_of_another_form_is_refused(away, home, kind, change, words):
+    pytest.importorskip("msgspec", reason="the form of records is checked by msgspec: pip install 'convzoo[report]'")
+    path = rewritten(written(away), lambda line: unsealed(line) | (change if line["kind"] == kind else {}))
+    said = why(path, home)
+    assert "its line " in said and words in said.lower().replace("json is malformed: ", "")
+
+
+@pytest.mark.parametrize("path", sorted((ROOM / "records").glob("*/*.jsonl")), ids=lambda p: p.stem)
+def test_every_line_of_our_records_has_its_form(path):
+    pytest.importorskip("msgspec", reason="the form of records is checked by msgspec: pip install 'convzoo[report]'")
+    kinds = {type(record.decoded(row)) for row in path.read_bytes().splitlines()}
+    assert {record.Run, record.Round, record.Cell, record.End} <= kinds <= set(record.LINES.values())
+
+
+def test_the_page_on_records_names_every_field():
+    rows = {
+        line.split("`")[1]: line
+        for line in (ROOM.parent / "docs" / "record.md").read_text().splitlines()
+        if line[:3] == "| `"
+    }
+    for kind, form in record.LINES.items():
+        assert set(re.findall(r"`(\w+)`", rows[kind])) == {kind, *(f.name for f in fields(form))} | {kind}

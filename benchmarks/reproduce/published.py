@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import random
 import statistics
@@ -16,7 +14,7 @@ from typing import Any
 
 from ..compare import GPU_BACKENDS
 from ..evidence import interval
-from ..record import IDENTITY, ROOT, SUITE, git, named, read
+from ..record import IDENTITY, ROOT, SUITE, git, named, read, sealed
 
 KEY = ("kernel", "problem", "scenario")
 
@@ -58,7 +56,9 @@ def open_record(path: Path) -> Published:
         cells = {tuple(x[k] for k in KEY): x for x in lines if x["kind"] == "cell"}
         good = [x for x in cells.values() if x["status"] == "ok"]
         ends = [x for x in lines if x["kind"] == "end"]
-        flaws = [*_broken_seal(path), *_contradictions(lines, good)]
+        broken = sealed(path.read_bytes()) is False
+        flaws = ["it was changed after it was written: its SHA-256 is another"] * broken
+        flaws += _contradictions(lines, good)
         return Published(path, header, good, ends[-1]["libraries"] if ends else {}, flaws)
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"{path}: is no whole record ({type(error).__name__}: {error})") from None
@@ -66,17 +66,6 @@ def open_record(path: Path) -> Published:
         raise
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
-
-
-def _broken_seal(path: Path) -> list[str]:
-    """Each end line holds the SHA-256 of all that stands before it."""
-    seen = hashlib.sha256()
-    for row in path.read_bytes().splitlines(keepends=True):
-        line = json.loads(row) if b'"end"' in row else {}
-        if line.get("kind") == "end" and line.get("sha256", seen.hexdigest()) != seen.hexdigest():
-            return ["it was changed after it was written: its SHA-256 is another"]
-        seen.update(row)
-    return []
 
 
 def _contradictions(lines: list[dict[str, Any]], cells: list[dict[str, Any]]) -> list[str]:
