@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from benchmarks import cost, null
+from benchmarks import null
 from benchmarks.evidence import interval
+from benchmarks.verbs import cost
 
 
 def line(kernel, start, run):

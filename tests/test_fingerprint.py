@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 import convzoo
-from benchmarks import explain, formula, roofline
+from benchmarks import formula, roofline
 from benchmarks.fingerprint import fingerprint, read_assembly, read_sass, read_verbose, short_name
+from benchmarks.verbs import explain
 from convzoo import Conv2d, Plan
 from convzoo.catalog import find
 

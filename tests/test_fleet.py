@@ -394,7 +394,7 @@ def tree(clean_tree, tmp_path_factory):
     """A committed tree that takes a busy machine as it is: these tests ask who measures, not how well."""
     root = tmp_path_factory.mktemp("fleet") / "tree"
     shutil.copytree(clean_tree, root)
-    for name in ("__main__.py", "compare.py"):
+    for name in ("verbs/compare.py", "compare.py"):
         file = root / "benchmarks" / name
         file.write_text(file.read_text().replace("watch=True", "watch=False"))
     shares = {str(n): {"float32": 1e9, "float64": 1e9} for n in range(1, 257)}

@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks import gpu
+from benchmarks.verbs import gpu
 
 
 def names(out):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("asv", reason="needs asv: pip install 'convzoo[bench]'")
-from benchmarks import history
+from benchmarks.verbs import history
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBLEM = "n1c4h12w12k4r3s3-p1"

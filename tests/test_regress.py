@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import checkout, findings, regress, significance
+from benchmarks import checkout, regress, significance
 from benchmarks.problems import resolve
 from benchmarks.regress import BASE, HEAD, Pair
+from benchmarks.verbs import regress as findings
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYER = resolve(["tiny/square"])[0]

@@ -96,34 +96,3 @@ def left_out_words(found: Trace) -> str:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         told.append(f"{len(names)} {reason} ({', '.join(names[:NAMED])}{more})")
     return f"; left out: {', '.join(told)}" if told else ""
-
-
-def show(found: Trace, path: Path | None) -> None:
-    """The layers by what they cost, and what to do with the file."""
-    from rich.table import Table
-
-    from benchmarks.terminal import console
-
-    table = Table(box=None, pad_edge=False)
-    for heading, side in (("layer", "left"), ("problem", "left"), ("calls", "right"), ("of the FLOP", "right")):
-        table.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
-    total = sum(p.flops * n for p, n in found.counts.items())
-    for p, n in sorted(found.counts.items(), key=lambda kv: -kv[0].flops * kv[1]):
-        table.add_row(found.names[p], str(p), str(n), f"{p.flops * n / total:.1%}" if total else "-")
-    out = console()
-    out.print(table)
-    calls = sum(found.counts.values())
-    out.print(
-        f"\n{found.source}: {len(found.counts)} different layers, {calls} convolutions, {total / 1e9:.4g} GFLOP"
-        f"{left_out_words(found)}",
-        style="bold",
-        markup=False,
-        soft_wrap=True,
-    )
-    if path:
-        for line in (
-            f"written: {path}",
-            f"time it: python -m benchmarks compare --problems {path}",
-            f"then:    python -m reports pick {path}",
-        ):
-            out.print(line, markup=False, soft_wrap=True)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import secrets
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
-from .significance import CHANGES, FAILURES, TIMED
-from .terminal import console
-from .words import seconds_text
+from .. import checkout, hardware, problems, record
+from .. import options as kinds
+from ..regress import Regression, pairs_of
+from ..significance import CHANGES, FAILURES, TIMED
+from ..terminal import console, progress
+from ..words import seconds_text
+from . import FAILED, FINE, INTERRUPTED, WRONG, emit
 
 MARKDOWN_LIMIT = 65_000  # characters; the sites that show pull requests refuse a little more
 
@@ -147,3 +155,86 @@ def _cell(text: str) -> str:
     for plain, safe in (("|", "\\|"), ("<", "&lt;"), ("@", "&#64;")):
         text = text.replace(plain, safe)
     return text
+
+
+def options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("base", nargs="?", metavar="BASE", help="the commit to compare with")
+    p.add_argument("head", nargs="?", metavar="HEAD", help="default: the working tree as it is")
+    p.add_argument(
+        "--against",
+        nargs=2,
+        metavar=("OLD", "NEW"),
+        help='two requirements, as "numba==0.67.0" "numba==0.68.1", on one commit (BASE, or the tree)',
+    )
+    p.add_argument("--kernels", nargs="+", metavar="GLOB", default=["*"])
+    p.add_argument("--problems", nargs="+", metavar="SET|FILE|STRING", help="default: those of compare")
+    p.add_argument("--scenario", nargs="+", choices=("eager", "packed"), default=["packed"])
+    p.add_argument("--screen", type=kinds.count, metavar="N", default=4, help="rounds of every cell")
+    p.add_argument("--confirm", type=kinds.count, metavar="N", help="rounds of suspects; default: what Holm needs")
+    p.add_argument("--minimum", type=kinds.percent, metavar="PERCENT", default=2.0, help="smaller is no change")
+    kinds.threads(p)
+    p.add_argument("--timeout", type=kinds.seconds, metavar="SECONDS", default=120.0, help="for one cell")
+    p.add_argument("--seed", type=kinds.natural, help="of data, order and coins; default: a new one, told in --json")
+    p.add_argument("--markdown", metavar="FILE", help="what changed, for a pull request")
+    p.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def call(args: argparse.Namespace) -> int:
+    for name in ("screen", "confirm", "threads"):
+        if (n := getattr(args, name)) is not None and n < 1:
+            raise ValueError(f"--{name} must be at least 1, got {n}")
+    if args.minimum < 0:
+        raise ValueError(f"--minimum must not be negative, got {args.minimum}")
+    if args.markdown and not Path(args.markdown).resolve().parent.is_dir():
+        raise ValueError(f"--markdown {args.markdown}: there is no such folder")
+    threads = args.threads or hardware.usable_cpus()
+    layers = problems.resolve(args.problems or problems.PRESETS["quick"])
+    try:
+        sides = checkout.sides(args.base, args.head, args.against)
+        kernels = {role: checkout.kernels_of(s, args.kernels, threads) for role, s in sides.items()}
+    except checkout.Unprepared as error:
+        print(f"python -m benchmarks regress: {error}", file=sys.stderr)
+        return FAILED
+    if not any(kernels.values()):
+        raise ValueError(f"no kernel matches {' '.join(args.kernels)} on either side")
+    warnings = hardware.warnings() + [s.note for s in sides.values() if s.note]
+    for text in warnings:
+        print(f"warning: {text}", file=sys.stderr)
+    pairs = pairs_of(kernels, layers, args.scenario)
+    seed = secrets.randbelow(2**31) if args.seed is None else args.seed
+    with progress(len(pairs), args.quiet or args.json) as bar:
+        run = Regression(
+            pairs,
+            sides,
+            threads,
+            seed,
+            args.screen,
+            args.confirm,
+            args.minimum / 100,
+            timeout=args.timeout,
+            progress=bar,
+        )
+        run.run()
+    lines, summary = [run.line(pair) for pair in pairs], run.summary()
+    labels = (sides["base"].label, sides["head"].label)
+    document = {
+        "machine": hardware.machine_name(),
+        "threads": threads,
+        "seed": seed,
+        "warnings": warnings,
+        "status": "interrupted" if run.interrupted else "complete",
+        "command": record.command(),
+        **{role: s.about | {"libraries": run.about[role]} for role, s in sides.items()},
+        "summary": summary,
+        "cells": lines,
+        "sentence": sentence(lines, summary, *labels),
+    }
+    if args.markdown:
+        Path(args.markdown).write_text(markdown(document), encoding="utf-8")
+    if args.json:
+        emit("regress", document)
+    else:
+        show(document)
+    if run.interrupted:
+        return INTERRUPTED
+    return WRONG if failing(lines) else FINE if summary["compared"] else FAILED

@@ -8,6 +8,7 @@ there. Nothing is installed, and no setting of the device is changed.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -18,7 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from .record import ROOT
+from convzoo.backends import BACKENDS as EVERY
+
+from .. import options as kinds
+from ..record import ROOT
+from . import FAILED, FINE, WRONG
 
 BACKENDS = ("numba_cuda", "cupy", "torch_cuda")
 GLOBS = [f"{name}/*" for name in BACKENDS]
@@ -172,3 +177,18 @@ def _finished(out: Path) -> dict[str, int | None]:
     except FileNotFoundError:
         return {}
     return {note["step"]: note["code"] for note in map(json.loads, lines)}
+
+
+def options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--out", metavar="DIR", default="gpu-results", help="default: gpu-results")
+    p.add_argument("--budget", type=kinds.seconds, metavar="SECONDS", default=540.0)
+
+
+def call(args: argparse.Namespace) -> int:
+    missing = {name: EVERY[name].why_not() for name in BACKENDS}
+    if all(missing.values()):
+        for name, reason in missing.items():
+            print(f"{name} {reason}", file=sys.stderr)
+        return FAILED
+    code = run(Path(args.out).resolve(), args.budget)
+    return code if code in (FINE, WRONG) else FAILED

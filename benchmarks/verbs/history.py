@@ -7,15 +7,21 @@ noise it saw one step of 20 % in eight): ``regress`` is the gate, this is the me
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import math
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .record import ROOT, git
+from .. import options as kinds
+from ..record import ROOT, git
+from ..terminal import console
+from ..words import seconds_text
+from . import FAILED, FINE, emit
 
 
 @dataclass
@@ -169,9 +175,6 @@ def sentence(every: list[Series], found: list[Step]) -> str:
 def show(every: list[Series], found: list[Step]) -> None:
     from rich.table import Table
 
-    from .terminal import console
-    from .words import seconds_text
-
     out = console()
     if found:
         table = Table(box=None, pad_edge=False)
@@ -192,3 +195,23 @@ def show(every: list[Series], found: list[Step]) -> None:
         out.print(table)
         out.print()
     out.print(sentence(every, found), style="bold", markup=False, soft_wrap=True)
+
+
+def options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--results", metavar="DIR", help="default: results_dir of asv.conf.json")
+    p.add_argument("--minimum", type=kinds.percent, metavar="PERCENT", default=2.0, help="smaller is no step")
+
+
+def call(args: argparse.Namespace) -> int:
+    try:
+        every = series(results_folder(args.results))
+    except ImportError:
+        print("history reads asv's results: pip install 'convzoo[bench]'", file=sys.stderr)
+        return FAILED
+    found = steps(every, args.minimum / 100)
+    if args.json:
+        lines = [step.line for step in found]
+        emit("history", {"series": len(every), "steps": lines, "sentence": sentence(every, found)})
+    else:
+        show(every, found)
+    return FINE

@@ -6,6 +6,7 @@ that there is ``compare``.
 
 from __future__ import annotations
 
+import argparse
 import re
 from dataclasses import asdict, replace
 from time import monotonic, sleep
@@ -13,11 +14,15 @@ from typing import Any
 
 from convzoo.catalog import find
 
-from . import formula, hardware, machine_file, roofline
-from .ceilings import Pulse
-from .compare import PATIENCE, STEADY
-from .processes import Worker
-from .stopwatch import Effort
+from .. import formula, hardware, machine_file, problems, roofline
+from .. import options as kinds
+from ..ceilings import Pulse
+from ..compare import PATIENCE, STEADY
+from ..processes import Worker
+from ..stopwatch import Effort
+from ..terminal import console
+from ..words import bytes_text, seconds_text
+from . import chosen, code_of, emit
 
 EFFORT = Effort(sample=0.01, warm_up=0.03, budget=0.3, fewest=3, most=30)
 
@@ -185,9 +190,6 @@ def show(x: dict[str, Any]) -> None:
     """The document of ``explain`` for a person."""
     from rich.table import Table
 
-    from .terminal import console
-    from .words import bytes_text, seconds_text
-
     out = console()
 
     def block(title: str, rows: list[tuple[str, str]]) -> None:
@@ -238,7 +240,6 @@ def _cost_rows(costs: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _bound_rows(x: dict[str, Any]) -> list[tuple[str, str]]:
-    from .words import bytes_text, seconds_text
 
     useful = f"{x['useful_flops'] / 1e6:.4g} MFLOP ({x['flops'] / 1e6:.4g} with padding)"
     least = f"{bytes_text(x['min_bytes'])} at least"
@@ -262,3 +263,29 @@ def _bound_rows(x: dict[str, Any]) -> list[tuple[str, str]]:
             )
         )
     return rows
+
+
+def options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("kernel", metavar="KERNEL")
+    p.add_argument("problem", metavar="PROBLEM", help="a string, or set/layer: resnet50/conv1")
+    p.add_argument("--scenario", choices=("eager", "packed"), default="packed")
+    kinds.threads(p)
+    p.add_argument("--timeout", type=kinds.seconds, metavar="SECONDS", default=120.0)
+
+
+def call(args: argparse.Namespace) -> int:
+    names = chosen([args.kernel])
+    if len(names) > 1:
+        raise ValueError(f"explain takes one kernel, and {args.kernel!r} matches {', '.join(names)}")
+    layers = problems.resolve([args.problem])
+    if len(layers) > 1:
+        which = ", ".join(x.name for x in layers)
+        raise ValueError(f"explain takes one problem: {args.problem}/LAYER with one of {which}")
+    threads = args.threads or hardware.usable_cpus()
+    asked = (names[0], layers[0].problem, args.scenario, threads, args.timeout)
+    document = explain(*asked)
+    if args.json:
+        emit("explain", document)
+    else:
+        show(document)
+    return code_of([document["status"]])
