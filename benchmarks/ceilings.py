@@ -173,7 +173,7 @@ def _matrix_gflops(threads: int) -> dict[str, float]:
 
     found = {}
     for name, count in (("bfloat16", 1), ("three_products", 3), ("six_products", 6)):
-        sums, _ = _amx.entry(_amx.SUMS, count, _amx.ROWS, _amx.REAL)
+        sums = _amx.entry(_amx.SUMS, count, _amx.ROWS, _amx.REAL)[0]  # type: ignore[index]
         times = 120_000 // count
         run(1, sums, memory, table, tiles)
         best = min(_seconds(lambda n=times, f=sums: run(n, f, memory, table, tiles)) for _ in range(BURSTS))
