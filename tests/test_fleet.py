@@ -656,7 +656,7 @@ def test_encrypted_as_the_readme_says(tree, tmp_path, monkeypatch):
 def test_usage(clean_tree, tmp_path):
     for arguments, words in (
         ((), "one of the arguments --local --scheduler --ssh is required"),
-        (("--local", "0"), "--local must be at least 1"),
+        (("--local", "0"), "--local: invalid whole number of 1 or more value: '0'"),
         (("--local", "1", "--resume", tmp_path / "none.jsonl"), "none.jsonl"),
     ):
         run = begin(clean_tree, "fleet", *arguments)

@@ -1,5 +1,6 @@
 """Options that could not mean anything are refused in one sentence, with exit code 3, before any work."""
 
+import argparse
 import contextlib
 import io
 
@@ -45,8 +46,7 @@ def test_more_threads_than_processors(capsys, monkeypatch):
     monkeypatch.setattr(limits, "cpus", lambda: 2)
     said = refused(capsys, "compare", "--threads", "9")
     assert "at most the 2 usable CPUs, got 9" in said and "--oversubscribe" in said
-    args = command.parser().parse_args(["compare", "--threads", "9", "--oversubscribe"])
-    assert options.too_many(args) == ""
+    assert options.too_many(argparse.Namespace(threads=9, oversubscribe=True)) == ""
 
 
 @pytest.mark.parametrize("name", ["../../x", "/tmp/x", ".", "..", "a/b", "a\\b", "", "-x", "a\nb", "~"])

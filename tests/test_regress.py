@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import checkout, regress, significance
+from benchmarks import checkout, record, regress, significance
 from benchmarks.problems import resolve
 from benchmarks.regress import BASE, HEAD, Pair
 from benchmarks.verbs import regress as findings
@@ -511,6 +511,7 @@ def test_a_lost_vectorisation_is_named_by_its_fingerprint(repository):
 def test_an_old_core_is_replaced_and_that_is_said(repository, monkeypatch, tmp_path):
     """A side whose convzoo this tree's worker does not know runs its kernels on this tree's core."""
     monkeypatch.setattr(checkout, "ROOT", repository)
+    monkeypatch.setattr(record, "ROOT", repository)
     monkeypatch.setattr(checkout, "FOLDER", tmp_path / "sides")
     monkeypatch.setattr(checkout, "CORE", repository / "kernels" / "convzoo")
     assert checkout._fitting(BASE, "good", None).borrowed == ("reference",)
@@ -533,7 +534,7 @@ def test_an_old_core_is_replaced_and_that_is_said(repository, monkeypatch, tmp_p
     [
         ([], 3, "name the commit"),
         (["nonsense"], 3, "git knows no commit 'nonsense'"),
-        (["good", "--confirm", "0"], 3, "--confirm must be at least 1"),
+        (["good", "--confirm", "0"], 3, "--confirm: invalid whole number of 1 or more value: '0'"),
         (["good", "--markdown", "/nowhere/at/all.md"], 3, "no such folder"),
         (["good", "bad", "--against", "numba==1", "numba==2"], 3, "at most one commit"),
         (["good", "--kernels", "nmpy/shifted"], 3, "no kernel matches"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import terminal
+from ..verbs.compare import skip_list, tables
 from .coordinator import Fleet
 
 
@@ -50,8 +51,8 @@ def show(found: dict[str, Any], run: Fleet) -> None:
     out = terminal.console()
     for share in found["shares"]:
         if share["record"]:
-            terminal.compare_tables(share["cells"], share["baseline"], share["machine"], share["threads"])
-        terminal.skip_list(run.shares[share["machine"]].cells)
+            tables(share["cells"], share["baseline"], share["machine"], share["threads"])
+        skip_list(run.shares[share["machine"]].cells)
         if share["sentence"]:
             out.print(f"\n{share['sentence']}", style="bold", markup=False, soft_wrap=True)
     for h in found["hosts"]:

@@ -93,8 +93,8 @@ def call(args: argparse.Namespace) -> int:
             },
         )
     else:
-        _tables(lines, baseline, header["machine"], sweep.threads)
-        _skip_list(cells)
+        tables(lines, baseline, header["machine"], sweep.threads)
+        skip_list(cells)
         out = terminal.console()
         out.print(f"\n{sentence}", style="bold", markup=False, soft_wrap=True)
         for what, where in (("record", str(log.path)), *(("report", r) for r in report)):
@@ -190,7 +190,7 @@ def _report(path: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def _tables(lines: list[dict[str, Any]], baseline: str | None, machine: str, threads: int) -> None:
+def tables(lines: list[dict[str, Any]], baseline: str | None, machine: str, threads: int) -> None:
     """One table per problem and scenario, fastest first; bold is the fastest of the strongest guarantee."""
     from rich.table import Table
     from rich.text import Text
@@ -228,7 +228,7 @@ def _tables(lines: list[dict[str, Any]], baseline: str | None, machine: str, thr
         out.print()
 
 
-def _skip_list(cells: list[sweeping.Cell]) -> None:
+def skip_list(cells: list[sweeping.Cell]) -> None:
     """Why cells have no time, a line for each reason; what went wrong stands out."""
     out = console()
     for (status, why), found in summary.skips(cells).items():

@@ -100,7 +100,12 @@ def _measured(
                     break
             sleep(0.2)
         lost = reply.pop("lost", None)
-        found = {"fingerprint": {}, "libraries": hello.get("about", {}), "host_share": round(share, 2)} | reply
+        found = {
+            "why": "",
+            "fingerprint": {},
+            "libraries": hello.get("about", {}),
+            "host_share": round(share, 2),
+        } | reply
         if reply["status"] == "ok" and not lost:
             one = worker.ask(request | {"problem": str(_one_output(problem))}, timeout)
             found |= {"call_seconds": one["seconds"]} if one["status"] == "ok" else {}
