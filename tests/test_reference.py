@@ -462,3 +462,11 @@ def test_largest_pixels_within_reach_are_those_that_near_outputs_read(p, seed):
     largest = image[n, first : first + p.C // p.groups, rows, columns].max(axis=(1, 2), initial=0)
     want = (largest * np.abs(w[k]).sum(axis=(1, 2), dtype=np.float64)).sum()
     assert np.isclose(got[n, k, i, j], want)
+
+
+def test_a_stride_of_any_size_has_a_tilewise_bound():
+    """One output an axis: what lies between two windows is not looked at, nor made room for."""
+    p = Conv2d(1, 2, 5, 6, 3, 1, 1, stride=2**40)
+    x, w, b = inputs(p, 0, "random")
+    bound = allowed(p, x, w, magnitude(p, x, w, b), "tilewise")
+    assert bound.shape == p.y_shape and (bound > 0).all()

@@ -140,7 +140,13 @@ def of_tiles(p: Conv2d, x: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 def _largest_in(a: np.ndarray, first: np.ndarray, length: int) -> np.ndarray:
     """Along the last axis, the largest of so many numbers from each of these on, or 0; some lie outside of ``a``."""
-    before, after = max(0, -int(first.min())), max(0, int(first.max()) + length - a.shape[-1])
+    size = a.shape[-1]
+    if (
+        length > size
+    ):  # a stride or dilation may be any number: few windows, and no room for what lies between
+        some = [a[..., max(0, int(i)) : max(0, int(i) + length)] for i in first]
+        return np.stack([part.max(axis=-1, initial=0) for part in some], axis=-1)
+    before, after = max(0, -int(first.min())), max(0, int(first.max()) + length - size)
     a, width = np.pad(a, [(0, 0)] * (a.ndim - 1) + [(before, after)]), 1
     while 2 * width <= length:
         a, width = np.maximum(a[..., : a.shape[-1] - width], a[..., width:]), 2 * width
