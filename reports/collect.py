@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import evidence
-from benchmarks.problems import order_of_kinds
+from benchmarks.problems import NETWORKS, order_of_kinds
 from benchmarks.record import OWN
 from benchmarks.words import listed, plural
 
@@ -29,7 +29,6 @@ ROOM = Path(__file__).resolve().parent
 EVERY = (ROOM / "records", OWN / "records")
 Race = tuple[str, str]  # problem, scenario
 MANY = 16  # records
-FIRST = ("resnet50", "vgg16", "mobilenet")  # networks that readers know, in the order of their layers here
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def _chosen(race: Race, fit: list[Glance], loaded: dict[Path, Run]) -> Run:
 
 
 def _in_order(races: Iterable[Race], group: list[Glance]) -> list[Race]:
-    """Layers of networks first, those of FIRST in its order; NCHW, small batches and packed before the others.
+    """Layers of networks first, those of NETWORKS in its order; NCHW, small batches and packed before the others.
 
     Within a kind, and for all other races: as the records ask for them, the widest record first and then
     from the oldest on.
@@ -153,13 +152,13 @@ def _in_order(races: Iterable[Race], group: list[Glance]) -> list[Race]:
         for race in g.races:
             place.setdefault(race, len(place))
         for (name, _), layers in g.networks.items():
-            rank = FIRST.index(name) if name in FIRST else len(FIRST)
+            rank = NETWORKS.index(name) if name in NETWORKS else len(NETWORKS)
             for _, problem, _ in layers:
                 network[problem] = min(rank, network.get(problem, rank))
 
     def key(race: Race) -> tuple[Any, ...]:
         if race[0] not in network:
-            return (len(FIRST) + 1, place[race])
+            return (len(NETWORKS) + 1, place[race])
         packed_first = race[1] != "packed"
         return (network[race[0]], order_of_kinds(race[0]), packed_first, place[race])
 

@@ -388,7 +388,7 @@ def test_layers_of_known_networks_come_first_whatever_record_is_the_widest(tmp_p
     """ResNet-50 packed in NCHW with N = 1 is what a newcomer knows; a set of many layers must not hide it."""
     from benchmarks.problems import NETWORKS, resolve
 
-    assert collect_module.FIRST == NETWORKS
+    assert collect_module.NETWORKS == NETWORKS
     wanted = [("deepbench", None, None, "packed"), ("mobilenet", None, None, "packed")]
     wanted += [("resnet50", 16, None, "packed"), ("resnet50", None, "nhwc", "packed")]
     wanted += [("resnet50", None, None, "eager"), ("resnet50", None, None, "packed")]

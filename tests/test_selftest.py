@@ -100,9 +100,9 @@ def test_every_fault_has_a_file_that_declares_what_the_honest_kernel_declares(tm
 
 def test_a_kernel_outside_the_catalog_is_loaded_by_its_path(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text('"""Mine."""\ndef plan(p):\n    return 42\n')
+    path.write_text('"""Mine."""\nfrom convzoo import Plan\ndef plan(p):\n    return Plan(run=str, workspace=42)\n')
     kernel = convzoo.load("numpy/mine", path)
-    assert kernel.name == "numpy/mine" and kernel.plan(convzoo.Conv2d(1, 1, 3, 3, 1, 1, 1)) == 42
+    assert kernel.name == "numpy/mine" and kernel.plan(convzoo.Conv2d(1, 1, 3, 3, 1, 1, 1)).workspace == 42
     assert "numpy/mine" not in convzoo.names()
     with pytest.raises(ValueError, match="must begin with one of"):
         convzoo.load("nmpy/mine", path)
