@@ -208,10 +208,13 @@ def test_weights_of_one_library_are_for_the_cpu_alone(plan_anywhere):
 
 @pytest.fixture
 def matmul_precision():
-    """Sets torch's older process-wide switch; the newer one, once touched, cannot be unset."""
-    before = torch.get_float32_matmul_precision()
+    """Sets torch's older process-wide switch; the newer one, once touched, cannot be unset.
+
+    Where another test has touched the newer one, what the older one tells need not be what is set.
+    """
+    torch.set_float32_matmul_precision("highest")
     yield torch.set_float32_matmul_precision
-    torch.set_float32_matmul_precision(before)
+    torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
