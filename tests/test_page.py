@@ -109,7 +109,7 @@ def seen(browser, selector: str) -> list[str]:
 
 
 def slide(browser, stop: int) -> None:
-    """The accuracy slider by the keyboard: stop 0 is the weakest requirement, 3 the strongest."""
+    """The accuracy slider by the keyboard: stop 0 is the weakest requirement, 4 the strongest."""
     browser.run("document.getElementById('need').focus()")
     now = int(browser.run("return document.getElementById('need').value"))
     browser.keys(*["Right" if stop > now else "Left"] * abs(stop - now))
