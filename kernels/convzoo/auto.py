@@ -43,7 +43,10 @@ def rule(
 
 
 def _on_a_matrix_unit(p: Conv2d, scenario: str, accuracy: str) -> list[str]:
-    """Kernels that refuse a CPU without the unit; packing weights for it takes longer than an eager call."""
+    """Kernels that refuse a CPU without the unit; packing weights for it takes longer than an eager call.
+
+    Unlike the rest of the rule this follows loops on a noisy host, not records: there are none yet.
+    """
     if p.dtype != "float32" or scenario != "packed" or p.C // p.groups < 32 or p.flops < 1e7:
         return []
     own = {"half": ["numba/amx_bf16"], "tf32": ["numba/amx_3xbf16"]}.get(accuracy, [])
